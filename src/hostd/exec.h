@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * Commands in a guest: as jobs with live descriptors (Exec), or run to the end with their output captured (Run).
+ */
+
+#include "hostd/jobs.h"
+
+typedef struct ExecOptions { /* checked by the bus */
+        const char *const *env; /* K=V, NULL-terminated; NULL */
+        const char *cwd, *user;  /* NULL: the guest's default */
+        uint64_t timeout_usec;   /* USEC_INFINITY: none */
+        bool tty;
+        uint16_t rows, columns;
+        bool detach;
+        const uint8_t *input;    /* Run: stdin; NULL: none */
+        size_t n_input;
+} ExecOptions;
+
+/* *ret_fds: the caller's ends of stdin, stdout, stderr (with tty: stderr is /dev/null's end of file). The job appears when
+ * the guest has started the process, then `started` is called once: WIRE_OK and the job, or why not (WIRE_NOT_FOUND and
+ * WIRE_PERMISSION_DENIED: the guest could not execute argv[0]). */
+typedef void (*ExecStarted)(void *userdata, WireError error, const char *text, Job *j, const int fds[3]);
+void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options,
+                ExecStarted started, void *userdata);
+
+typedef struct RunResult {
+        int exit_status; /* 128 + N if signal N ended it; 126, 127: could not be executed, not found */
+        uint8_t *out, *err;
+        size_t n_out, n_err;
+} RunResult;
+typedef void (*RunDone)(void *userdata, WireError error, const char *text, const RunResult *r);
+/* As a job too (kind exec), so that it is seen, limited and cancelled like one. TooLarge past CAPTURE_MAX. */
+void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options, RunDone done,
+              void *userdata);

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * A job: anything that takes time, with an id, an owner, a state and progress. jobs.c keeps them, schedules them and
+ * tells the bus; transfer.c and exec.c are what runs inside. Main thread only.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "hostd/guest.h"
+#include "proto/wire-error.h"
+
+typedef enum JobKind { JOB_PUSH, JOB_PULL, JOB_EXEC, JOB_SEND } JobKind;
+typedef enum JobState { JOB_QUEUED, JOB_RUNNING, JOB_WAITING, JOB_DONE, JOB_FAILED, JOB_CANCELLED } JobState;
+const char *job_kind_to_string(JobKind k);
+const char *job_state_to_string(JobState s);
+
+/* Who asked: from the bus's credentials, never from the message. */
+typedef struct Caller {
+        uid_t uid;
+        gid_t gid;
+        gid_t *groups;
+        size_t n_groups;
+        char *sender; /* unique bus name; NULL: nobody is waiting (queue, actions, after a restart) */
+} Caller;
+Caller *caller_new(uid_t uid, gid_t gid, const gid_t *groups, size_t n_groups, const char *sender);
+Caller *caller_copy(const Caller *c);
+Caller *caller_free(Caller *c);
+
+typedef struct Job Job;
+typedef struct JobOps {
+        /* The job may run now (its turn came): work, report by job_set_*(), end by job_finish(). */
+        void (*start)(void *userdata, Job *j);
+        /* End soon with job_finish(j, WIRE_CANCELLED, …). Also called for a job that has not started. */
+        void (*cancel)(void *userdata, Job *j);
+        void (*free)(void *userdata);
+} JobOps;
+
+typedef struct JobProcess { /* of exec jobs */
+        char **argv;
+        uint32_t guest_pid;
+        int32_t exit_status, exit_signal;
+        bool exited;
+        int (*kill)(void *userdata, int signal);
+        int (*resize)(void *userdata, uint16_t rows, uint16_t columns);
+} JobProcess;
+
+struct Job { /* read by the bus; written by the setters only */
+        uint32_t id;
+        JobKind kind;
+        JobState state;
+        Guest *guest;      /* NULL when its domain is gone */
+        char *guest_uuid, *guest_name;
+        char *source, *destination; /* valid UTF-8 */
+        Caller *caller;
+        uint64_t bytes_total, bytes_done, files_total, files_done, rate; /* totals UINT64_MAX: unknown */
+        uint64_t started_at, finished_at; /* µs since the epoch */
+        char *digest;      /* "xxh64:…" or "" */
+        WireError error;   /* WIRE_OK unless failed or cancelled */
+        char *error_message;
+        bool detached;     /* outlives its caller */
+        JobProcess *process;
+        const JobOps *ops;
+        void *userdata;
+};
