@@ -7,6 +7,7 @@
  */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* One assignment, in file order; section is "" before the first. Return 0 to go on, negative errno to stop. */
