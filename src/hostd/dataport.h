@@ -4,6 +4,7 @@
 /*
  * A guest's data port on the host: connects the socket, asks the guest to open its end, runs the carrier on a thread of
  * its own while there are streams, and brings its news back to the main thread. One per guest; guest.c owns it.
+ * guest_stream_cancel() of hostd/guest.h is in dataport.c; guest_stream_open() is guest.c's, for dataport_open_stream().
  */
 
 #include "hostd/guest.h"
