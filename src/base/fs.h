@@ -16,7 +16,8 @@ int fs_open_beneath(int dir_fd, const char *path, int flags, mode_t mode);
 /* The directory that holds the last component of an absolute path (symlinks on the way are followed, as the caller may
  * expect of own paths); the last component goes to *ret_name, malloc'ed. Fd (O_PATH-free, O_DIRECTORY), or negative errno. */
 int fs_open_parent(const char *path, char **ret_name);
-/* Whether the open directory or file lies beneath one of roots (absolute, resolved by /proc/self/fd). NULL roots: true. */
+/* 1 or 0: whether the open directory or file lies beneath one of roots (absolute; resolved by /proc/self/fd); or -errno.
+ * NULL roots: 1. */
 int fs_is_beneath_roots(int fd, const char *const *roots);
 int fs_write_all(int fd, const void *data, size_t n);          /* 0, -errno; restarts on EINTR */
 int fs_read_file(const char *path, size_t max, char **ret, size_t *ret_n); /* NUL-terminated; -EFBIG */
