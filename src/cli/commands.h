@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * The table of commands, in the order of the manual.
+ */
+
+#include "cli/cli.h"
+
+static const Command commands[] = {
+        { "list", command_list, "", "guests, state, agent, uptime" },
+        { "status", command_status, "GUEST", "one guest, all of it" },
+        { "wait", command_wait, "GUEST [--timeout S]", "until it is ready" },
+        { "ping", command_ping, "GUEST [-c N]", "round trips to the guest's daemon" },
+        { "send", command_send, "GUEST TOPIC [TEXT|-]", "one-way message" },
+        { "call", command_call, "GUEST TOPIC [TEXT|-]", "message with a reply" },
+        { "monitor", command_monitor, "[GUEST]", "states, messages and jobs as they happen" },
+        { "exec", command_exec, "[-t] [-i] [-u USER] … GUEST [--] CMD…", "run a command in the guest" },
+        { "shell", command_shell, "GUEST", "a login shell on a terminal" },
+        { "cp", command_cp, "[--preserve] … SRC… DST", "copy; one side is GUEST:PATH, - is stdin or stdout" },
+        { "jobs", command_jobs, "[--all]", "transfers, processes and queued items" },
+        { "cancel", command_cancel, "ID", "end a job" },
+        { "enable", command_enable, "DOMAIN [--dry-run]", "add the channels, live where it runs" },
+        { "disable", command_disable, "DOMAIN [--dry-run]", "remove them" },
+        {},
+};

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * cp: every source is a job of hostd's; this starts them, shows them as one, and cancels them on Ctrl-C.
+ */
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+
+#include "cli/client.h"
+#include "cli/progress.h"
+#include "cli/pump.h"
+
+#define JOBS_AT_ONCE 8u
+#define LOST_PATIENCE 30u /* polls of a second, for a hostd that is being restarted */
+
+typedef struct CopyJob {
+        char *path; /* object */
+        uint32_t id;
+        bool over;
+        unsigned n_lost;
+        uint64_t done, total, files_done, files_total;
+} CopyJob;
+
+typedef struct Copy {
+        Cli *cli;
+        bool push, preserve, queue, detach, cancelled;
+        const char *overwrite;
+        uint64_t ttl;
+        char *guest_object;
+        size_t n_failed;
+        CopyJob *jobs;
+        size_t n_jobs, n_over;
+        Pump pump; /* between a terminal or pipe of ours and the pipe that hostd has */
+        bool has_pump;
+} Copy;
+
+/* GUEST:PATH, where no slash stands before the colon. Returns the path; *ret_guest is malloc'ed. NULL: a local path. */
+static const char *split_remote(const char *s, char **ret_guest)
+{
+        const char *colon = strchr(s, ':'), *slash = strchr(s, '/');
+
+        if (!colon || colon == s || (slash && slash < colon))
+                return NULL;
+        *ret_guest = strndup(s, (size_t)(colon - s));
+        return colon + 1;
+}
+
+/* Absolute and without "." and "..": hostd resolves nothing for its callers. The last component is kept as it is. */
+static char *local_path(const char *s)
+{
+        _cleanup_free_ char *copy = strdup(s), *resolved = NULL;
+        bool trailing = s[0] && s[strlen(s) - 1] == '/';
+        char *slash, *ret = NULL;
+        const char *last;
+
+        if (!copy)
+                return NULL;
+        while (strlen(copy) > 1 && copy[strlen(copy) - 1] == '/')
+                copy[strlen(copy) - 1] = 0;
+        slash = strrchr(copy, '/');
+        last = slash ? slash + 1 : copy;
+        if (strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || strcmp(copy, "/") == 0) {
+                resolved = realpath(copy, NULL);
+                return resolved && asprintf(&ret, "%s/", strcmp(resolved, "/") == 0 ? "" : resolved) >= 0 ? ret : NULL;
+        }
+        if (slash)
+                *slash = 0;
+        resolved = realpath(!slash ? "." : slash == copy ? "/" : copy, NULL);
+        if (!resolved)
+                return NULL;
+        return asprintf(&ret, "%s/%s%s", strcmp(resolved, "/") == 0 ? "" : resolved, last, trailing ? "/" : "") >= 0 ? ret
+                                                                                                                  : NULL;
+}
+
+static int append_options(const Copy *c, sd_bus_message *m)
+{
+        (void)sd_bus_message_open_container(m, 'a', "{sv}");
+        if (c->preserve)
+                (void)sd_bus_message_append(m, "{sv}", "preserve", "b", true);
+        if (c->overwrite)
+                (void)sd_bus_message_append(m, "{sv}", "overwrite", "s", c->overwrite);
+        if (c->queue)
+                (void)sd_bus_message_append(m, "{sv}", "queue", "b", true);
+        if (c->ttl != UINT64_MAX)
+                (void)sd_bus_message_append(m, "{sv}", "ttl", "t", c->ttl);
+        return sd_bus_message_close_container(m);
+}
+
+/* Our standard input or output for hostd. A regular file goes as it is; anything else by a pipe of its own, so that nobody
+ * changes the flags of a descriptor that the shell shares with us. */
+static int give_descriptor(Copy *c)
+{
+        int fd = c->push ? STDIN_FILENO : STDOUT_FILENO, pipes[2];
+        struct stat st;
+
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        if (S_ISREG(st.st_mode))
+                return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (pipe2(pipes, O_CLOEXEC) < 0)
+                return -errno;
+        c->has_pump = true;
+        if (c->push)
+                c->pump = (Pump){ .in = fd, .out = pipes[1], .owns_out = true };
+        else
+                c->pump = (Pump){ .in = pipes[0], .out = fd, .owns_in = true };
+        (void)fcntl(pipes[c->push ? 1 : 0], F_SETFL, O_NONBLOCK);
+        return pipes[c->push ? 0 : 1];
+}
+
+static int start(Copy *c, const char *source, const char *destination)
+{
+        bool is_stream = strcmp(c->push ? source : destination, "-") == 0;
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        _cleanup_free_ char *local = NULL;
+        _cleanup_close_ int fd = -EBADF;
+        CopyJob *j = &c->jobs[c->n_jobs];
+        sd_bus_message *m;
+        const char *path;
+        int r;
+
+        if (is_stream) {
+                fd = give_descriptor(c);
+                if (fd < 0)
+                        return cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(-fd));
+        } else {
+                local = local_path(c->push ? source : destination);
+                if (!local)
+                        return cli_fail("%s: %s", c->push ? source : destination, strerror(errno));
+        }
+        m = client_call_new(c->cli, c->guest_object, IFACE_GUEST,
+                            is_stream ? (c->push ? "PushFd" : "PullFd") : (c->push ? "Push" : "Pull"));
+        if (!m)
+                return EXIT_FAILED;
+        if (is_stream && c->push)
+                r = sd_bus_message_append(m, "hs", fd, destination);
+        else if (is_stream)
+                r = sd_bus_message_append(m, "sh", source, fd);
+        else
+                r = sd_bus_message_append(m, "ss", c->push ? local : source, c->push ? destination : local);
+        if (r >= 0)
+                r = append_options(c, m);
+        if (r < 0) {
+                sd_bus_message_unref(m);
+                return cli_fail("%s: this name cannot be given over D-Bus: it is not valid UTF-8; copy its directory", source);
+        }
+        if (client_call(c->cli, m, UINT64_MAX, NULL, &reply) < 0)
+                return EXIT_FAILED;
+        if (sd_bus_message_read(reply, "uo", &j->id, &path) < 0 || !(j->path = strdup(path)))
+                return cli_fail("vmferry-hostd answered with something else");
+        c->n_jobs++;
+        return EXIT_DONE;
+}
+
+static void job_over(Copy *c, CopyJob *j, const char *state, const char *text)
+{
+        if (j->over)
+                return;
+        j->over = true;
+        c->n_over++;
+        if (str_eq(state, "done"))
+                return;
+        c->n_failed++;
+        progress_clear();
+        if (c->cancelled && str_eq(state, "cancelled"))
+                cli_fail("cancelled");
+        else
+                cli_fail("%s", text && text[0] ? text : state);
+}
+
+static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+        const char *result, *name, *text, *path = sd_bus_message_get_path(m);
+        Copy *c = userdata;
+
+        if (sd_bus_message_read(m, "sss", &result, &name, &text) < 0)
+                return 0;
+        for (size_t i = 0; i < c->n_jobs; i++)
+                if (str_eq(c->jobs[i].path, path)) {
+                        /* The last progress is in the properties: a Finished job stays for a while. */
+                        _cleanup_json_ json_object *p = NULL;
+
+                        if (client_properties(c->cli, path, IFACE_JOB, true, &p) >= 0) {
+                                c->jobs[i].done = json_u64(p, "BytesDone");
+                                c->jobs[i].files_done = json_u64(p, "FilesDone");
+                        }
+                        job_over(c, &c->jobs[i], result, text);
+                }
+        return 0;
+}
+
+/* Reads the jobs' properties: for the bar, and for the case that the signal was missed or hostd was restarted. */
+static void poll_jobs(Copy *c)
+{
+        for (size_t i = 0; i < c->n_jobs; i++) {
+                CopyJob *j = &c->jobs[i];
+                _cleanup_json_ json_object *p = NULL;
+                const char *state;
+
+                if (j->over)
+                        continue;
+                if (client_properties(c->cli, j->path, IFACE_JOB, true, &p) < 0) {
+                        if (++j->n_lost > LOST_PATIENCE)
+                                job_over(c, j, "lost", "vmferry-hostd does not know the job any more: it was restarted");
+                        continue;
+                }
+                j->n_lost = 0;
+                j->done = json_u64(p, "BytesDone");
+                j->total = json_u64(p, "BytesTotal");
+                j->files_done = json_u64(p, "FilesDone");
+                j->files_total = json_u64(p, "FilesTotal");
+                state = json_str(p, "State");
+                if (str_eq(state, "done") || str_eq(state, "failed") || str_eq(state, "cancelled"))
+                        job_over(c, j, state, json_str(p, "ErrorMessage"));
+        }
+}
+
+static void show(Copy *c)
+{
+        Progress p = {};
+
+        for (size_t i = 0; i < c->n_jobs; i++) {
+                CopyJob *j = &c->jobs[i];
+
+                p.done += j->done;
+                p.files_done += j->files_done;
+                p.total = j->total == UINT64_MAX || p.total == UINT64_MAX ? UINT64_MAX : p.total + j->total;
+                p.files_total =
+                        j->files_total == UINT64_MAX || p.files_total == UINT64_MAX ? UINT64_MAX : p.files_total + j->files_total;
+        }
+        progress_show(&p);
+}
+
+static void cancel_all(Copy *c)
+{
+        c->cancelled = true;
+        for (size_t i = 0; i < c->n_jobs; i++) {
+                _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
+                sd_bus_message *m;
+
+                if (c->jobs[i].over)
+                        continue;
+                m = client_call_new(c->cli, c->jobs[i].path, IFACE_JOB, "Cancel");
+                if (m)
+                        (void)client_call(c->cli, m, UINT64_MAX, &e, NULL);
+        }
+}
+
+/* One turn: bus, pump, signals, at most until the next look at the jobs. */
+static int turn(Copy *c, int signal_fd)
+{
+        struct pollfd fds[3] = { { .fd = signal_fd, .events = POLLIN } };
+        struct signalfd_siginfo si;
+        uint64_t deadline;
+        int r, timeout = progress_is_shown() ? 200 : 1000;
+
+        while ((r = sd_bus_process(c->cli->bus, NULL)) > 0)
+                if (c->n_over == c->n_jobs)
+                        return 0;
+        if (r < 0)
+                return r;
+        fds[1] = (struct pollfd){ .fd = sd_bus_get_fd(c->cli->bus), .events = (short)sd_bus_get_events(c->cli->bus) };
+        fds[2].fd = -1;
+        if (c->has_pump)
+                pump_prepare(&c->pump, &fds[2]);
+        if (sd_bus_get_timeout(c->cli->bus, &deadline) >= 0 && deadline == 0)
+                timeout = 0;
+        r = poll(fds, ELEMENTSOF(fds), timeout);
+        if (r < 0 && errno != EINTR)
+                return -errno;
+        if (fds[0].revents && read(signal_fd, &si, sizeof(si)) > 0)
+                cancel_all(c);
+        if (c->has_pump && r > 0) {
+                pump_step(&c->pump, &fds[2]);
+                if (c->pump.error && !c->cancelled) {
+                        progress_clear();
+                        cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(c->pump.error));
+                        cancel_all(c);
+                }
+                if (c->pump.error)
+                        pump_close(&c->pump);
+        }
+        return r;
+}
+
+static int run(Copy *c, char **sources, size_t n, const char *destination)
+{
+        _cleanup_close_ int signal_fd = -EBADF;
+        size_t next = 0;
+        sigset_t set;
+        int r;
+
+        sigemptyset(&set);
+        sigaddset(&set, SIGINT);
+        sigaddset(&set, SIGTERM);
+        sigaddset(&set, SIGHUP);
+        (void)sigprocmask(SIG_BLOCK, &set, NULL);
+        signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+        if (signal_fd < 0)
+                return cli_fail("signals: %s", strerror(errno));
+        r = sd_bus_match_signal(c->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished, c);
+        if (r < 0)
+                return cli_fail("cannot listen on the bus: %s", strerror(-r));
+        c->jobs = calloc(n, sizeof(CopyJob));
+        if (!c->jobs)
+                return cli_fail("no memory");
+        progress_init(!c->cli->json && !c->detach && isatty(STDERR_FILENO));
+        while (next < n || c->n_over < c->n_jobs || (c->has_pump && !c->push && !pump_is_over(&c->pump) && !c->cancelled)) {
+                if (next < n && !c->cancelled && (c->detach || c->n_jobs - c->n_over < JOBS_AT_ONCE)) {
+                        if (start(c, sources[next], destination) != EXIT_DONE)
+                                c->n_failed++;
+                        next++;
+                        continue;
+                }
+                if (c->detach && !c->has_pump)
+                        break;
+                if (c->cancelled)
+                        next = n;
+                r = turn(c, signal_fd);
+                if (r < 0)
+                        return cli_fail("the connection to the bus was lost: %s", strerror(-r));
+                if (r == 0 && c->n_over < c->n_jobs)
+                        poll_jobs(c);
+                show(c);
+        }
+        progress_end();
+        return c->n_failed == 0 ? EXIT_DONE : EXIT_FAILED;
+}
+
+static void report(const Copy *c)
+{
+        for (size_t i = 0; i < c->n_jobs; i++) {
+                json_object *j;
+
+                if (!c->cli->json) {
+                        if (c->detach)
+                                printf("%" PRIu32 "\n", c->jobs[i].id);
+                        continue;
+                }
+                j = json_object_new_object();
+                json_object_object_add(j, "id", json_object_new_int64(c->jobs[i].id));
+                json_object_object_add(j, "job", json_object_new_string(c->jobs[i].path));
+                if (!c->detach)
+                        json_object_object_add(j, "bytes", json_object_new_uint64(c->jobs[i].done));
+                cli_print_json(j);
+        }
+}
+
+int command_cp(Cli *cli, int argc, char **argv)
+{
+        static const struct option options[] = {
+                { "preserve", no_argument, NULL, 'p' },  { "queue", no_argument, NULL, 'q' },
+                { "detach", no_argument, NULL, 'd' },    { "overwrite", required_argument, NULL, 'o' },
+                { "ttl", required_argument, NULL, 't' }, { "recursive", no_argument, NULL, 'r' },
+                {},
+        };
+        Copy c = { .cli = cli, .ttl = UINT64_MAX };
+        _cleanup_free_ char *guest = NULL, *directory = NULL;
+        const char *destination, *remote;
+        char **sources;
+        size_t n;
+        int o, r;
+
+        while ((o = getopt_long(argc, argv, "prR", options, NULL)) >= 0)
+                switch (o) {
+                case 'p':
+                        c.preserve = true;
+                        break;
+                case 'q':
+                        c.queue = true;
+                        break;
+                case 'd':
+                        c.detach = true;
+                        break;
+                case 'o':
+                        c.overwrite = optarg;
+                        break;
+                case 't':
+                        if (cli_parse_seconds(optarg, &c.ttl) < 0)
+                                return cli_usage("cp", "--ttl takes seconds, not '%s'", optarg);
+                        break;
+                case 'r':
+                case 'R': /* directories are copied as they are: for the fingers' sake */
+                        break;
+                default:
+                        return EXIT_USAGE;
+                }
+        if (argc - optind < 2)
+                return cli_usage("cp", "takes at least one source, and a destination");
+        n = (size_t)(argc - optind - 1);
+        sources = argv + optind;
+        destination = argv[argc - 1];
+        remote = split_remote(destination, &guest);
+        c.push = remote != NULL;
+        if (c.push)
+                destination = remote;
+        for (size_t i = 0; i < n; i++) {
+                _cleanup_free_ char *g = NULL;
+                const char *p = split_remote(sources[i], &g);
+
+                if (c.push == (p != NULL))
+                        return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'", sources[i]);
+                if (!p)
+                        continue;
+                if (guest && strcmp(guest, g) != 0)
+                        return cli_usage("cp", "all sources must be of the same guest");
+                if (!guest)
+                        guest = TAKE(g);
+                sources[i] = (char *)p;
+        }
+        if (n > 1) {
+                if (asprintf(&directory, "%s/", destination) < 0)
+                        return cli_fail("no memory");
+                if (strcmp(destination, "-") == 0)
+                        return cli_usage("cp", "standard output takes one source");
+                destination = directory;
+                for (size_t l = strlen(directory); l > 1 && directory[l - 2] == '/'; l--)
+                        directory[l - 1] = 0;
+        }
+        if (client_guest_path(cli, guest, &c.guest_object) < 0)
+                return EXIT_FAILED;
+        r = run(&c, sources, n, destination);
+        report(&c);
+        for (size_t i = 0; i < c.n_jobs; i++)
+                free(c.jobs[i].path);
+        free(c.jobs);
+        free(c.guest_object);
+        pump_close(&c.pump);
+        return r;
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * send, call, monitor.
+ */
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "base/escape.h"
+#include "cli/client.h"
+
+static int message_new(Cli *c, const char *method, const char *guest, const char *topic, const char *text,
+                       sd_bus_message **ret)
+{
+        _cleanup_free_ uint8_t *payload = NULL;
+        _cleanup_free_ char *path = NULL;
+        sd_bus_message *m;
+        size_t n;
+        int r;
+
+        r = cli_payload(text, &payload, &n);
+        if (r < 0) {
+                cli_fail("standard input: %s", r == -EFBIG ? "more than a message can carry (64 KiB)" : strerror(-r));
+                return r;
+        }
+        r = client_guest_path(c, guest, &path);
+        if (r < 0)
+                return r;
+        m = client_call_new(c, path, IFACE_GUEST, method);
+        if (!m)
+                return -ENOTCONN;
+        r = sd_bus_message_append(m, "s", topic);
+        if (r >= 0)
+                r = sd_bus_message_append_array(m, 'y', payload, n);
+        if (r < 0) {
+                sd_bus_message_unref(m);
+                cli_fail("the topic cannot be sent: %s", strerror(-r));
+                return r;
+        }
+        *ret = m;
+        return 0;
+}
+
+int command_send(Cli *c, int argc, char **argv)
+{
+        static const struct option options[] = { { "queue", no_argument, NULL, 'q' },
+                                                 { "ttl", required_argument, NULL, 't' },
+                                                 { "key", required_argument, NULL, 'k' },
+                                                 { "timeout", required_argument, NULL, 'T' },
+                                                 {} };
+        uint64_t ttl = UINT64_MAX, timeout = UINT64_MAX, id;
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        const char *key = NULL;
+        bool queue = false;
+        sd_bus_message *m;
+        int o;
+
+        while ((o = getopt_long(argc, argv, "+", options, NULL)) >= 0)
+                switch (o) {
+                case 'q':
+                        queue = true;
+                        break;
+                case 'k':
+                        key = optarg;
+                        break;
+                case 't':
+                case 'T':
+                        if (cli_parse_seconds(optarg, o == 't' ? &ttl : &timeout) < 0)
+                                return cli_usage("send", "--%s takes seconds, not '%s'", o == 't' ? "ttl" : "timeout", optarg);
+                        break;
+                default:
+                        return EXIT_USAGE;
+                }
+        /* Options may also stand behind the guest, as the synopsis shows them; the text may not look like one. */
+        if (argc - optind < 2)
+                return cli_usage("send", "takes a guest, a topic, and a text or -");
+        const char *guest = argv[optind], *topic = argv[optind + 1], *text = NULL;
+        for (int i = optind + 2; i < argc; i++) {
+                if (strcmp(argv[i], "--queue") == 0)
+                        queue = true;
+                else if (strcmp(argv[i], "--ttl") == 0 && i + 1 < argc) {
+                        if (cli_parse_seconds(argv[++i], &ttl) < 0)
+                                return cli_usage("send", "--ttl takes seconds, not '%s'", argv[i]);
+                } else if (!text)
+                        text = argv[i];
+                else
+                        return cli_usage("send", "one text only: quote it, or give - and write it to standard input");
+        }
+        if (message_new(c, "Send", guest, topic, text, &m) < 0)
+                return EXIT_FAILED;
+        (void)sd_bus_message_open_container(m, 'a', "{sv}");
+        if (queue)
+                (void)sd_bus_message_append(m, "{sv}", "queue", "b", true);
+        if (ttl != UINT64_MAX)
+                (void)sd_bus_message_append(m, "{sv}", "ttl", "t", ttl);
+        if (timeout != UINT64_MAX)
+                (void)sd_bus_message_append(m, "{sv}", "timeout", "t", timeout);
+        if (key)
+                (void)sd_bus_message_append(m, "{sv}", "key", "s", key);
+        (void)sd_bus_message_close_container(m);
+        if (client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
+                return EXIT_FAILED;
+        if (sd_bus_message_read(reply, "t", &id) >= 0 && c->json) {
+                json_object *j = json_object_new_object();
+
+                json_object_object_add(j, "id", json_object_new_uint64(id));
+                cli_print_json(j);
+        }
+        return EXIT_DONE;
+}
+
+int command_call(Cli *c, int argc, char **argv)
+{
+        static const struct option options[] = { { "timeout", required_argument, NULL, 'T' }, {} };
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        uint64_t timeout = UINT64_MAX;
+        const void *data;
+        sd_bus_message *m;
+        size_t n;
+        int o;
+
+        while ((o = getopt_long(argc, argv, "+", options, NULL)) >= 0)
+                if (o != 'T')
+                        return EXIT_USAGE;
+                else if (cli_parse_seconds(optarg, &timeout) < 0)
+                        return cli_usage("call", "--timeout takes seconds, not '%s'", optarg);
+        if (argc - optind < 2 || argc - optind > 3)
+                return cli_usage("call", "takes a guest, a topic, and a text or -");
+        if (message_new(c, "Call", argv[optind], argv[optind + 1], argv[optind + 2], &m) < 0)
+                return EXIT_FAILED;
+        (void)sd_bus_message_open_container(m, 'a', "{sv}");
+        if (timeout != UINT64_MAX)
+                (void)sd_bus_message_append(m, "{sv}", "timeout", "t", timeout);
+        (void)sd_bus_message_close_container(m);
+        if (client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
+                return EXIT_FAILED;
+        if (c->json) {
+                json_object *j = json_object_new_object(), *v = NULL;
+
+                if (client_read_json(reply, &v) >= 0)
+                        json_object_object_add(j, "reply", v);
+                cli_print_json(j);
+                return EXIT_DONE;
+        }
+        if (sd_bus_message_read_array(reply, 'y', &data, &n) < 0)
+                return cli_fail("vmferry-hostd answered Call with something else");
+        if (n > 0 && fwrite(data, 1, n, stdout) != n)
+                return cli_fail("standard output: %s", strerror(errno));
+        if (n > 0 && isatty(STDOUT_FILENO) && ((const char *)data)[n - 1] != '\n')
+                putchar('\n');
+        return EXIT_DONE;
+}
+
+typedef struct Monitor {
+        Cli *cli;
+        const char *guest; /* NULL: all */
+} Monitor;
+
+static void monitor_text(const char *event, json_object *j)
+{
+        struct timespec ts;
+        char when[32] = "";
+        struct tm tm;
+
+        (void)clock_gettime(CLOCK_REALTIME, &ts);
+        if (localtime_r(&ts.tv_sec, &tm))
+                (void)strftime(when, sizeof(when), "%T", &tm);
+        if (str_eq(event, "GuestStateChanged"))
+                printf("%s.%03ld  %s  state  %s → %s\n", when, ts.tv_nsec / 1000000, json_str(j, "guest"),
+                       json_str(j, "old_state"), json_str(j, "new_state"));
+        else if (str_eq(event, "MessageReceived")) {
+                const char *payload = json_object_get_string(json_object_object_get(j, "payload"));
+                _cleanup_free_ char *shown = escape_text(payload, strlen(payload), 4096);
+
+                printf("%s.%03ld  %s  message  %s  %s\n", when, ts.tv_nsec / 1000000, json_str(j, "guest"),
+                       json_str(j, "topic"), shown ? shown : "");
+        } else
+                printf("%s.%03ld  job %" PRIu64 "  %s\n", when, ts.tv_nsec / 1000000, json_u64(j, "id"),
+                       str_eq(event, "JobNew") ? "new" : json_str(j, "result"));
+        fflush(stdout);
+}
+
+static int on_signal(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+        static const struct {
+                const char *member, *fields[6];
+        } signals[] = {
+                { "GuestStateChanged", { "path", "guest", "old_state", "new_state" } },
+                { "MessageReceived", { "path", "guest", "topic", "payload", "id" } },
+                { "JobNew", { "id", "path" } },
+                { "JobRemoved", { "id", "path", "result" } },
+        };
+        Monitor *monitor = userdata;
+        const char *member = sd_bus_message_get_member(m);
+
+        for (size_t i = 0; i < ELEMENTSOF(signals); i++) {
+                _cleanup_json_ json_object *j = NULL;
+
+                if (!str_eq(member, signals[i].member))
+                        continue;
+                j = json_object_new_object();
+                json_object_object_add(j, "event", json_object_new_string(member));
+                for (size_t k = 0; signals[i].fields[k]; k++) {
+                        json_object *v = NULL;
+
+                        if (client_read_json(m, &v) < 0)
+                                return 0;
+                        json_object_object_add(j, signals[i].fields[k], v);
+                }
+                if (monitor->guest && !str_eq(json_str(j, "guest"), monitor->guest))
+                        return 0;
+                if (monitor->cli->json)
+                        cli_print_json(TAKE(j));
+                else
+                        monitor_text(member, j);
+                return 0;
+        }
+        return 0;
+}
+
+int command_monitor(Cli *c, int argc, char **argv)
+{
+        Monitor monitor = { .cli = c, .guest = argc > 1 ? argv[1] : NULL };
+        _cleanup_free_ char *path = NULL;
+        int r;
+
+        if (argc > 2)
+                return cli_usage("monitor", "takes one guest, or none for all");
+        if (!client_bus(c))
+                return EXIT_FAILED;
+        r = sd_bus_match_signal(c->bus, NULL, BUS_NAME, BUS_PATH, IFACE_MANAGER, NULL, on_signal, &monitor);
+        if (r < 0)
+                return cli_fail("cannot listen on the bus: %s", strerror(-r));
+        /* Starts hostd where it is not running, and refuses a guest that does not exist. A UUID becomes the name. */
+        if (monitor.guest) {
+                _cleanup_json_ json_object *p = NULL;
+
+                if (client_guest_path(c, monitor.guest, &path) < 0 ||
+                    client_properties(c, path, IFACE_GUEST, false, &p) < 0)
+                        return EXIT_FAILED;
+                monitor.guest = strdup(json_str(p, "Name"));
+        } else {
+                _cleanup_json_ json_object *p = NULL;
+
+                if (client_properties(c, BUS_PATH, IFACE_MANAGER, false, &p) < 0)
+                        return EXIT_FAILED;
+        }
+        for (;;) {
+                r = sd_bus_process(c->bus, NULL);
+                if (r == 0)
+                        r = sd_bus_wait(c->bus, UINT64_MAX);
+                if (r < 0 && r != -EINTR)
+                        return cli_fail("the connection to the bus was lost: %s", strerror(-r));
+                if (ferror(stdout))
+                        return EXIT_DONE;
+        }
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include "cli/pump.h"
+
+bool pump_is_over(const Pump *p)
+{
+        return p->ended || p->error != 0;
+}
+
+void pump_prepare(const Pump *p, struct pollfd *ret)
+{
+        *ret = (struct pollfd){ .fd = -1 };
+        if (pump_is_over(p))
+                return;
+        if (p->n > p->offset)
+                *ret = (struct pollfd){ .fd = p->out, .events = POLLOUT };
+        else
+                *ret = (struct pollfd){ .fd = p->in, .events = POLLIN };
+}
+
+void pump_close(Pump *p)
+{
+        if (p->owns_in)
+                p->in = fd_close(p->in);
+        if (p->owns_out)
+                p->out = fd_close(p->out);
+        free(TAKE(p->buffer));
+        p->ended = true;
+}
+
+static void pump_read(Pump *p)
+{
+        ssize_t l;
+
+        if (!p->buffer) {
+                p->buffer = malloc(PUMP_BUFFER);
+                if (!p->buffer) {
+                        p->error = ENOMEM;
+                        return;
+                }
+        }
+        l = read(p->in, p->buffer, PUMP_BUFFER);
+        if (l < 0) {
+                if (errno == EIO && p->filter == NULL && isatty(p->in))
+                        l = 0;
+                else if (errno != EAGAIN && errno != EINTR) {
+                        p->error = errno;
+                        return;
+                } else
+                        return;
+        }
+        if (l > 0 && p->filter) {
+                l = p->filter(p->userdata, p->buffer, (size_t)l);
+                if (l == 0)
+                        return;
+        }
+        if (l <= 0) {
+                pump_close(p);
+                return;
+        }
+        p->n = (size_t)l;
+        p->offset = 0;
+}
+
+void pump_step(Pump *p, const struct pollfd *polled)
+{
+        ssize_t l;
+
+        if (pump_is_over(p) || polled->fd < 0 || polled->revents == 0)
+                return;
+        if (p->n == p->offset) {
+                pump_read(p);
+                if (pump_is_over(p) || p->n == p->offset)
+                        return;
+        }
+        l = write(p->out, p->buffer + p->offset, p->n - p->offset);
+        if (l < 0) {
+                if (errno != EAGAIN && errno != EINTR) {
+                        p->error = errno;
+                        p->broken_out = true;
+                        if (p->owns_out)
+                                p->out = fd_close(p->out);
+                        if (p->owns_in)
+                                p->in = fd_close(p->in);
+                }
+                return;
+        }
+        p->offset += (size_t)l;
+        p->total += (uint64_t)l;
+}
