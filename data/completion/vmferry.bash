@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# bash completion for vmferry(1)
+
+_vmferry_guests() {
+    vmferry "${bus[@]}" --json list 2>/dev/null | sed -n 's/.*"Name":"\([^"\\]*\)".*/\1/p'
+}
+
+_vmferry() {
+    local cur=${COMP_WORDS[COMP_CWORD]} command='' word at=0 i
+    local -a bus=()
+    local commands='list status wait ping send call monitor exec shell cp jobs cancel queue enable disable deploy adopt
+        upgrade actions metrics'
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        case $word in
+            --user | --system) bus+=("$word") ;;
+            -H | --host) i=$((i + 1)) ;;
+            -*) ;;
+            *) command=$word at=$i; break ;;
+        esac
+    done
+    COMPREPLY=()
+    if [[ -z $command ]]; then
+        if [[ $cur == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W '--user --system -H --host --json --version --help' -- "$cur")
+        else
+            mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")
+        fi
+        return
+    fi
+    case $command in
+        status | wait | ping | send | call | monitor | shell | enable | disable | adopt | upgrade | queue)
+            if [[ $cur == -* ]]; then
+                local options=''
+                case $command in
+                    wait) options='--timeout' ;;
+                    ping) options='-c' ;;
+                    send) options='--queue --ttl' ;;
+                    call) options='--timeout' ;;
+                    shell) options='-u --user' ;;
+                    enable | disable) options='--dry-run' ;;
+                    upgrade) options='--all' ;;
+                esac
+                mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+            elif ((COMP_CWORD == at + 1)) || [[ ${COMP_WORDS[COMP_CWORD - 1]} == -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "$(_vmferry_guests)" -- "$cur")
+            fi
+            ;;
+        exec)
+            if [[ $cur == -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W '-t -i -u -w -e --timeout --detach --attach' -- "$cur")
+            else
+                mapfile -t COMPREPLY < <(compgen -W "$(_vmferry_guests)" -- "$cur")
+            fi
+            ;;
+        cp)
+            if [[ $cur == -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W '--preserve --overwrite --queue --ttl --detach' -- "$cur")
+            elif [[ $cur != */* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "$(_vmferry_guests)" -S : -- "$cur"; compgen -f -- "$cur")
+                [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *: ]] && compopt -o nospace
+            else
+                mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+                compopt -o filenames
+            fi
+            ;;
+        jobs) mapfile -t COMPREPLY < <(compgen -W '--all' -- "$cur") ;;
+        cancel)
+            mapfile -t COMPREPLY < <(compgen -W "$(vmferry "${bus[@]}" --json jobs 2>/dev/null |
+                sed -n 's/.*"Id":\([0-9]*\).*/\1/p')" -- "$cur")
+            ;;
+        deploy) mapfile -t COMPREPLY < <(compgen -f -W '--dry-run --backend=' -- "$cur") ;;
+        actions) mapfile -t COMPREPLY < <(compgen -W 'check' -- "$cur") ;;
+    esac
+}
+complete -F _vmferry vmferry
