@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Escaping of foreign text. What could move a cursor, reorder a line or break a D-Bus string is written out as \xNN:
- * C0, DEL and C1 controls, the bidirectional overrides, line separators, and bytes that are no UTF-8.
+ * Escaping of foreign text. What could move a cursor, reorder a line or break a D-Bus string is written out
+ * as \xNN: C0, DEL and C1 controls, the bidirectional overrides, line separators, and bytes that are no
+ * UTF-8.
  */
 
 #include "base/escape.h"

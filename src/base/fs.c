@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * File-system calls that stay where they were told. openat2(2) exists since Linux 5.6; guests may run 3.10, so each
- * has its walk by components. Nothing here keeps state between calls but the knowledge that openat2 is missing.
+ * File-system calls that stay where they were told. openat2(2) exists since Linux 5.6; guests may run 3.10,
+ * so each has its walk by components. Nothing here keeps state between calls but the knowledge that openat2
+ * is missing.
  */
 
 #include "base/fs.h"
@@ -49,7 +50,8 @@ static int open_by_components(int dir_fd, const char *path, int flags, mode_t mo
                 if (*next == 0) {
                         bool slash = p[n] == '/';
 
-                        fd = openat(at, name, flags | O_NOFOLLOW | O_CLOEXEC | (slash ? O_DIRECTORY : 0), mode);
+                        fd = openat(at, name, flags | O_NOFOLLOW | O_CLOEXEC | (slash ? O_DIRECTORY : 0),
+                                    mode);
                         return fd < 0 ? refine_errno(at, name, errno) : fd;
                 }
                 fd = openat(at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -180,7 +182,9 @@ int fs_read_file(const char *path, size_t max, char **ret, size_t *ret_n)
                 ssize_t k;
 
                 if (allocated - n < 2) {
-                        size_t want = allocated ? allocated * 2 : st.st_size > 0 ? (size_t)st.st_size + 2 : 4096;
+                        size_t want = allocated        ? allocated * 2
+                                      : st.st_size > 0 ? (size_t)st.st_size + 2
+                                                       : 4096;
                         char *p;
 
                         /* One byte to see that there is more, one for the NUL. */

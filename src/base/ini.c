@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The key=value reader: lines, continuations, sections; drop-in directories; and the three kinds of values that both
- * daemons have. Syntax follows systemd.syntax(7): a comment has a line of its own, also between continued lines.
+ * The key=value reader: lines, continuations, sections; drop-in directories; and the three kinds of values
+ * that both daemons have. Syntax follows systemd.syntax(7): a comment has a line of its own, also between
+ * continued lines.
  */
 
 #include "base/ini.h"
@@ -43,7 +44,8 @@ static bool is_utf8(const char *s, size_t n)
 
 static bool is_key(const char *s)
 {
-        return *s && strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == strlen(s);
+        return *s &&
+               strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == strlen(s);
 }
 
 typedef struct Reader {
@@ -72,7 +74,8 @@ static int take_line(Reader *r, unsigned line, char *s)
 
                 r->section_broken = true;
                 if (s[n - 1] != ']' || n < 3) {
-                        complain(r, line, "A section header is [NAME] on a line of its own; skipping to the next.");
+                        complain(r, line,
+                                 "A section header is [NAME] on a line of its own; skipping to the next.");
                         return 0;
                 }
                 s[n - 1] = 0;
@@ -100,7 +103,8 @@ static int take_line(Reader *r, unsigned line, char *s)
         return r->assign(r->userdata, r->file, line, r->section ? r->section : "", s, trim(equals + 1));
 }
 
-int ini_parse(const char *file, const char *text, size_t n, IniAssign assign, IniComplain on_complain, void *userdata)
+int ini_parse(const char *file, const char *text, size_t n, IniAssign assign, IniComplain on_complain,
+              void *userdata)
 {
         Reader reader = { .file = file, .assign = assign, .complain = on_complain, .userdata = userdata };
         _cleanup_free_ char *joined = NULL;
@@ -288,7 +292,8 @@ int ini_list_files(const char *const *dirs, const char *suffix, char ***ret)
 
 int ini_bool(const char *value, bool *ret)
 {
-        static const char *const yes[] = { "yes", "true", "on", "1" }, *const no[] = { "no", "false", "off", "0" };
+        static const char *const yes[] = { "yes", "true", "on", "1" }, *const no[] = { "no", "false", "off",
+                                                                                       "0" };
 
         for (size_t i = 0; i < ELEMENTSOF(yes); i++) {
                 if (strcasecmp(value, yes[i]) == 0)
@@ -306,7 +311,8 @@ static int parse_number(const char **p, uint64_t *ret)
         if (**p < '0' || **p > '9')
                 return -EINVAL;
         for (; **p >= '0' && **p <= '9'; (*p)++)
-                if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, (uint64_t)(**p - '0'), &v))
+                if (__builtin_mul_overflow(v, 10, &v) ||
+                    __builtin_add_overflow(v, (uint64_t)(**p - '0'), &v))
                         return -ERANGE;
         *ret = v;
         return 0;
