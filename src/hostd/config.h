@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/base.h"
+
 typedef struct Config {
         bool user;              /* --user: session bus, qemu:///session */
         char *connect_uri;      /* ConnectUri= */
@@ -30,9 +32,13 @@ typedef struct Config {
         char **guest_calls;              /* AllowGuestCall=TOPIC-GLOB:GUEST-GLOB …: calls that guests may make; default none */
         char *state_dir;        /* /var/lib/vmferry, $STATE_DIRECTORY, or $XDG_STATE_HOME/vmferry */
         char *runtime_dir;      /* /run/vmferry, $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/vmferry */
+        char *file;             /* --config=: read instead of all the others; NULL */
         unsigned n_warnings;    /* lines passed over */
 } Config;
 
 /* Never fails: what cannot be read is logged and has its default. */
 Config *config_load(bool user);
+Config *config_load_file(bool user, const char *file); /* this one instead; -ENOENT is a warning too */
 Config *config_free(Config *c);
+
+DEFINE_CLEANUP(Config *, config_free);

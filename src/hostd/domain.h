@@ -7,6 +7,8 @@
 
 #include <stdbool.h>
 
+#include "base/base.h"
+
 typedef enum DomainState { DOMAIN_OFF, DOMAIN_PAUSED, DOMAIN_RUNNING } DomainState;
 
 typedef struct Domain {
@@ -24,3 +26,6 @@ typedef struct Domain {
 Domain *domain_new(void); /* aborts without memory, as GLib does */
 Domain *domain_free(Domain *d);
 Domain *domain_copy(const Domain *d);
+bool domain_equal(const Domain *a, const Domain *b);
+
+DEFINE_CLEANUP(Domain *, domain_free);
