@@ -10,11 +10,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/base.h"
 #include "hostd/guest.h"
 #include "proto/wire-error.h"
 
 typedef enum JobKind { JOB_PUSH, JOB_PULL, JOB_EXEC, JOB_SEND } JobKind;
 typedef enum JobState { JOB_QUEUED, JOB_RUNNING, JOB_WAITING, JOB_DONE, JOB_FAILED, JOB_CANCELLED } JobState;
+static inline bool job_state_is_final(JobState s)
+{
+        return s >= JOB_DONE;
+}
 const char *job_kind_to_string(JobKind k);
 const char *job_state_to_string(JobState s);
 
@@ -29,6 +34,7 @@ typedef struct Caller {
 Caller *caller_new(uid_t uid, gid_t gid, const gid_t *groups, size_t n_groups, const char *sender);
 Caller *caller_copy(const Caller *c);
 Caller *caller_free(Caller *c);
+DEFINE_CLEANUP(Caller *, caller_free);
 
 typedef struct Job Job;
 typedef struct JobOps {
@@ -37,6 +43,11 @@ typedef struct JobOps {
         /* End soon with job_finish(j, WIRE_CANCELLED, …). Also called for a job that has not started. */
         void (*cancel)(void *userdata, Job *j);
         void (*free)(void *userdata);
+        /* The guest of an unfinished job, started or not, changed its state; without a guest (j->guest is NULL now): its
+         * domain is gone. May be NULL, and the job is failed with Interrupted when its domain goes. */
+        void (*guest_state)(void *userdata, Job *j);
+        /* The guest told something, as guest.h's notify. May be NULL. */
+        void (*notify)(void *userdata, Job *j, const Message *m);
 } JobOps;
 
 typedef struct JobProcess { /* of exec jobs */
@@ -44,9 +55,17 @@ typedef struct JobProcess { /* of exec jobs */
         uint32_t guest_pid;
         int32_t exit_status, exit_signal;
         bool exited;
+        /* `userdata` is the job's. 0, -errno: -ESRCH when it has ended, -ENOTCONN while the guest is not ready. */
         int (*kill)(void *userdata, int signal);
         int (*resize)(void *userdata, uint16_t rows, uint16_t columns);
+        /* Descriptors of a detached process's output, from the start. -ENOTSUP for others. Never blocks. */
+        int (*attach)(void *userdata, int ret_fds[2]);
 } JobProcess;
+JobProcess *job_process_new(const char *const *argv); /* copies argv, escaped for the bus */
+JobProcess *job_process_free(JobProcess *p);
+
+/* Valid UTF-8 as it is, anything else escaped; never NULL. malloc'ed. */
+char *job_text(const char *untrusted);
 
 struct Job { /* read by the bus; written by the setters only */
         uint32_t id;
@@ -60,8 +79,9 @@ struct Job { /* read by the bus; written by the setters only */
         uint64_t started_at, finished_at; /* µs since the epoch */
         char *digest;      /* "xxh64:…" or "" */
         WireError error;   /* WIRE_OK unless failed or cancelled */
-        char *error_message;
+        char *error_message; /* valid UTF-8, never NULL */
         bool detached;     /* outlives its caller */
+        bool hidden;       /* reserved: not announced yet */
         JobProcess *process;
         const JobOps *ops;
         void *userdata;

@@ -7,6 +7,7 @@
 
 #include "hostd/host.h"
 #include "hostd/job.h"
+#include "hostd/quota.h"
 
 typedef struct Jobs Jobs;
 
@@ -15,6 +16,7 @@ typedef struct JobsOps { /* the bus listens */
         void (*changed)(void *userdata, Job *j, bool progress_only); /* progress at most 10 a second a job */
         void (*finished)(void *userdata, Job *j);                    /* state, error and counts are final */
         void (*removed)(void *userdata, Job *j);                     /* retention is over; freed behind this */
+        void (*count_changed)(void *userdata);                       /* jobs_n_active() is another */
 } JobsOps;
 
 Jobs *jobs_new(Host *h);
@@ -26,12 +28,28 @@ void jobs_set_ops(Jobs *js, const JobsOps *ops, void *userdata);
  * over in both cases. source and destination are copied; caller is copied. */
 WireError jobs_add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source, const char *destination,
                    const JobOps *ops, void *userdata, Job **ret, char **ret_text);
+/* As jobs_add(), but nobody sees the job and start() is not called: its place among the limits is taken. Then jobs_announce(),
+ * which makes it a running job, or jobs_drop(), which undoes it (calls ops->free). */
+WireError jobs_reserve(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source, const char *destination,
+                       const JobOps *ops, void *userdata, Job **ret, char **ret_text);
+void jobs_announce(Jobs *js, Job *j);
+void jobs_drop(Jobs *js, Job *j);
+/* A waiting job could go on: start() is called again when its turn comes. */
+void jobs_resume(Jobs *js, Job *j);
+
+Host *jobs_host(Jobs *js);
+Quota *jobs_quota(Jobs *js); /* what is counted of guests and callers, here and by others */
+uint32_t jobs_n_active(const Jobs *js); /* not finished, not hidden */
 Job *jobs_find(Jobs *js, uint32_t id);
-GHashTable *jobs_all(Jobs *js); /* id → Job*, borrowed */
+GHashTable *jobs_all(Jobs *js); /* id → Job*, borrowed; hidden ones are among them */
 void jobs_cancel(Jobs *js, Job *j); /* no effect on a finished one */
 void jobs_caller_left(Jobs *js, const char *sender);
 
-void job_set_state(Jobs *js, Job *j, JobState s); /* RUNNING or WAITING */
+void job_set_state(Jobs *js, Job *j, JobState s); /* RUNNING or WAITING; a waiting job's place is free for others */
+void job_set_destination(Jobs *js, Job *j, const char *destination); /* what "here" turned out to be */
+uint64_t job_rate(const Job *j); /* as rate, and less the longer nothing has moved */
 void job_set_progress(Jobs *js, Job *j, uint64_t bytes_done, uint64_t files_done, uint64_t bytes_total, uint64_t files_total);
 void job_set_process(Jobs *js, Job *j, JobProcess *p); /* taken over */
-void job_finish(Jobs *js, Job *j, WireError error, const char *message, const char *digest); /* once */
+/* Once; message is made fit for the bus here. No op but free is called any
+ * more, and that only when the job is removed: let go of descriptors and children yourself. */
+void job_finish(Jobs *js, Job *j, WireError error, const char *message, const char *digest);

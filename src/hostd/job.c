@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+#include "hostd/job.h"
+
+#include <glib.h>
+
+#include "base/escape.h"
+#include "proto/limits.h"
+#include "proto/name.h"
+
+const char *job_kind_to_string(JobKind k)
+{
+        switch (k) {
+        case JOB_PUSH:
+                return "push";
+        case JOB_PULL:
+                return "pull";
+        case JOB_EXEC:
+                return "exec";
+        case JOB_SEND:
+                return "send";
+        }
+        return "unknown";
+}
+
+const char *job_state_to_string(JobState s)
+{
+        switch (s) {
+        case JOB_QUEUED:
+                return "queued";
+        case JOB_RUNNING:
+                return "running";
+        case JOB_WAITING:
+                return "waiting";
+        case JOB_DONE:
+                return "done";
+        case JOB_FAILED:
+                return "failed";
+        case JOB_CANCELLED:
+                return "cancelled";
+        }
+        return "unknown";
+}
+
+Caller *caller_new(uid_t uid, gid_t gid, const gid_t *groups, size_t n_groups, const char *sender)
+{
+        Caller *c = g_new0(Caller, 1);
+        c->uid = uid;
+        c->gid = gid;
+        c->groups = n_groups > 0 ? g_memdup2(groups, n_groups * sizeof(gid_t)) : NULL;
+        c->n_groups = n_groups;
+        c->sender = g_strdup(sender);
+        return c;
+}
+
+Caller *caller_copy(const Caller *c)
+{
+        return caller_new(c->uid, c->gid, c->groups, c->n_groups, c->sender);
+}
+
+Caller *caller_free(Caller *c)
+{
+        if (!c)
+                return NULL;
+        g_free(c->groups);
+        g_free(c->sender);
+        g_free(c);
+        return NULL;
+}
+
+char *job_text(const char *untrusted)
+{
+        size_t n;
+
+        if (!untrusted)
+                return g_strdup("");
+        n = strlen(untrusted);
+        if (name_is_utf8(untrusted, n))
+                return g_strdup(untrusted);
+        char *text = escape_text(untrusted, n, 4 * PATH_BYTES_MAX);
+        return text ? text : g_strdup("");
+}
+
+JobProcess *job_process_new(const char *const *argv)
+{
+        JobProcess *p = g_new0(JobProcess, 1);
+        size_t n = g_strv_length((char **)argv);
+
+        p->argv = g_new0(char *, n + 1);
+        for (size_t i = 0; i < n; i++)
+                p->argv[i] = job_text(argv[i]);
+        p->exit_status = -1;
+        return p;
+}
+
+JobProcess *job_process_free(JobProcess *p)
+{
+        if (!p)
+                return NULL;
+        g_strfreev(p->argv);
+        g_free(p);
+        return NULL;
+}
