@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""hostd on a private bus, the command that talks to it, and the whole of a lab."""
+
+import os
+import subprocess
+
+from .bus import NAME, BusDaemon, BusError, Client
+from .need import build_dir, built, eventually
+from .place import Place
+from .virt import Domain, Image, Libvirtd
+
+
+class Hostd:
+    def __init__(self, place, address, uri, config=""):
+        self.place = place
+        self.program = built("src/hostd/vmferry-hostd")
+        self.home = place.directory("hostd")
+        for name in "run", "cfg/vmferry", "state":
+            place.directory("hostd", name, mode=0o700)
+        self.address = address
+        self.env = place.environment(self.home, DBUS_SESSION_BUS_ADDRESS=address,
+                                     VMFERRY_WORKER=os.path.join(build_dir(), "src/worker/vmferry-worker"))
+        self.configure(f"ConnectUri={uri}\n{config}")
+        self.process = None
+
+    def configure(self, text):
+        with open(os.path.join(self.home, "cfg/vmferry/hostd.conf"), "w") as file:
+            file.write("[Host]\n" + text)
+
+    def start(self):
+        self.process = self.place.start("hostd", [self.program, "--user"], env=self.env, cwd=self.home)
+        client = Client(self.address)
+        eventually(lambda: self._owned(client), 20, "hostd on the bus")
+        client.close()
+
+    def _owned(self, client):
+        assert self.process.poll() is None, f"hostd ended: {self.place.log('hostd')[-2000:]}"
+        return client.call("/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner", "(s)", NAME,
+                           destination="org.freedesktop.DBus")
+
+    def kill(self):
+        """As a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        return self.place.stop(self.process)
+
+    def restart(self):
+        self.kill()
+        self.start()
+
+    def rss_kib(self):
+        with open(f"/proc/{self.process.pid}/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
+
+    def n_fds(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+class Lab:
+    """bus and client are there from the start, hostd and domains when asked for."""
+
+    def __init__(self):
+        self.place = Place()
+        try:
+            self.bus = BusDaemon(self.place)
+            self.client = Client(self.bus.address)
+            self.libvirtd = Libvirtd(self.place)
+        except BaseException:
+            self.place.remove()
+            raise
+        self.hostd = None
+        self.images = {}
+
+    def start_hostd(self, config=""):
+        self.hostd = Hostd(self.place, self.bus.address, self.libvirtd.uri, config)
+        self.hostd.start()
+        return self.hostd
+
+    def image(self, name="guest", **kw):
+        if name not in self.images:
+            self.images[name] = Image(self.place, name, **kw)
+        return self.images[name]
+
+    def domain(self, name, image=None, **kw):
+        return Domain(self.libvirtd, self.place, name, image or self.image(), **kw)
+
+    def vmferry(self, *args, check=False, timeout=120, input=None, text=True):
+        """The command, as somebody types it."""
+        r = subprocess.run([built("src/cli/vmferry"), "--user", *args], capture_output=True, text=text, timeout=timeout,
+                           input=input, env=self.hostd.env)
+        assert not check or r.returncode == 0, f"vmferry {' '.join(args)}: {r.stderr}"
+        return r
+
+    def scratch(self, name):
+        return self.place.file(self.place.directory("scratch"), name)
+
+    def guests(self):
+        """name → state."""
+        return {name: state for name, _, state, _ in self.client.manager("ListGuests")}
+
+    def wait_state(self, name, state, timeout=30):
+        def reached():
+            try:
+                return self.client.state(name) == state
+            except BusError:
+                return False
+        eventually(reached, timeout, f"{name} {state}")
+
+    def end(self):
+        """Ends everything; what the sanitizers said fails the test that ran last."""
+        crashed = None
+        if self.hostd:
+            status = self.hostd.stop() if self.hostd.process.poll() is None else self.hostd.process.returncode
+            if status != 0:
+                crashed = f"hostd ended with {status}:\n{self.place.log('hostd')[-4000:]}"
+        self.client.close()
+        self.libvirtd.end()
+        reports = self.place.sanitizer_reports()
+        self.place.remove()
+        assert not reports, reports
+        assert not crashed, crashed
