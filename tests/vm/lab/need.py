@@ -39,6 +39,11 @@ def built(path):
     return need(os.path.exists(file) and file, file)
 
 
+def guestd_program():
+    """The guest's daemon: static, so not of a build with sanitizers."""
+    return os.environ.get("VMFERRY_GUESTD") or built("src/guestd/vmferry-guestd")
+
+
 def eventually(condition, timeout=10, what="", every=0.05):
     """Waits until condition() is true and returns what it returned."""
     deadline = time.monotonic() + timeout

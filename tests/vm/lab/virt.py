@@ -9,7 +9,7 @@ import time
 import uuid
 from xml.sax.saxutils import escape, quoteattr
 
-from .need import SOURCE, built, eventually, need, tool
+from .need import SOURCE, eventually, guestd_program, need, tool
 
 CONTROL = "org.vmferry.ctl.0"
 DATA = "org.vmferry.data.0"
@@ -32,7 +32,7 @@ class Image:
             subprocess.run(["cp", kernel.stdout.strip(), self.kernel], check=True)
         argv = [script, "build", "-o", self.initramfs, "-r", root or os.path.join(SOURCE, "tests/vm/guest-root")]
         if guestd:
-            argv += ["-g", built("src/guestd/vmferry-guestd") if guestd is True else guestd]
+            argv += ["-g", guestd_program() if guestd is True else guestd]
         for file in files:
             argv += ["-f", ":".join(file)]
         for module in modules:
