@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * The host's end of a channel. Leans on these: an AF_UNIX connect(2) succeeds as soon as it is queued; the peer in
+ * unix_diag (UNIX_DIAG_PEER) has inode 0 until accept(2) gives it one (net/unix/diag.c, sock_i_ino()); SIOCOUTQ counts
+ * what the peer has not read; QEMU reads all before it answers a half-close, but drops the tail at a close
+ * (chardev/char-socket.c, tcp_chr_hup).
+ */
+
+#include "hostd/channel.h"
+
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <linux/sockios.h>
+#include <linux/unix_diag.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <glib.h>
+
+#include "base/fs.h"
+#include "hostd/loop.h"
+
+#define FINISH_USEC (2 * USEC_PER_SEC)
+
+struct Channel {
+        int fd;
+        ino_t inode;
+        LoopWatch *watch;
+        ChannelReady readable, writable;
+        void *userdata;
+        LoopTimer *deadline; /* finishing */
+};
+
+static void on_ready(void *userdata, uint32_t events)
+{
+        Channel *c = userdata;
+
+        /* One call a turn: `readable` may free the channel, and what can be written now can be written then. */
+        if (events & ~(uint32_t)EPOLLOUT)
+                c->readable(c->userdata);
+        else {
+                loop_watch_set_events(c->watch, EPOLLIN);
+                c->writable(c->userdata);
+        }
+}
+
+int channel_open(const char *path, ChannelReady readable, ChannelReady writable, void *userdata, Channel **ret)
+{
+        _cleanup_(channel_freep) Channel *c = g_new0(Channel, 1);
+        struct sockaddr_un sa = { .sun_family = AF_UNIX };
+        struct stat st;
+
+        *c = (Channel){ .fd = -EBADF, .readable = readable, .writable = writable, .userdata = userdata };
+        if (strlen(path) >= sizeof(sa.sun_path))
+                return -ENAMETOOLONG;
+        memcpy(sa.sun_path, path, strlen(path));
+        c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (c->fd < 0)
+                return -errno;
+        if (connect(c->fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0)
+                return -errno;
+        if (fstat(c->fd, &st) < 0)
+                return -errno;
+        c->inode = st.st_ino;
+        c->watch = loop_watch_new(loop_default(), c->fd, EPOLLIN, on_ready, c);
+        if (!c->watch)
+                return -ENOMEM;
+        *ret = TAKE(c);
+        return 0;
+}
+
+Channel *channel_free(Channel *c)
+{
+        if (!c)
+                return NULL;
+        loop_timer_free(c->deadline);
+        loop_watch_free(c->watch);
+        c->fd = fd_close(c->fd);
+        g_free(c);
+        return NULL;
+}
+
+static void on_finish_readable(void *userdata)
+{
+        Channel *c = userdata;
+        uint8_t buf[4096];
+        ssize_t n = recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+                channel_free(c);
+}
+
+static void on_finish_deadline(void *userdata)
+{
+        channel_free(userdata);
+}
+
+void channel_finish(Channel *c)
+{
+        if (!c)
+                return;
+        c->deadline = loop_timer_new(loop_default(), on_finish_deadline, c);
+        if (!c->deadline || shutdown(c->fd, SHUT_WR) < 0) {
+                channel_free(c);
+                return;
+        }
+        c->readable = c->writable = on_finish_readable;
+        c->userdata = c;
+        loop_watch_set_events(c->watch, EPOLLIN);
+        loop_timer_set(c->deadline, fs_now_usec() + FINISH_USEC, FINISH_USEC / 10);
+}
+
+static int diag_ask(int nl, ino_t inode)
+{
+        struct {
+                struct nlmsghdr header;
+                struct unix_diag_req request;
+        } m = {
+                .header = { .nlmsg_len = sizeof(m), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST },
+                .request = { .sdiag_family = AF_UNIX,
+                             .udiag_states = UINT32_MAX,
+                             .udiag_ino = (uint32_t)inode,
+                             .udiag_show = UDIAG_SHOW_PEER,
+                             .udiag_cookie = { UINT32_MAX, UINT32_MAX } },
+        };
+
+        return send(nl, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -errno;
+}
+
+/* 1: the socket has a peer with an inode; 0: it has none. */
+static int diag_answer(int nl)
+{
+        _Alignas(struct nlmsghdr) uint8_t buf[1024];
+        ssize_t n = recv(nl, buf, sizeof(buf), MSG_DONTWAIT); /* answered within send(2) */
+        const struct nlmsghdr *h = (const void *)buf;
+        const struct unix_diag_msg *d;
+        const struct rtattr *a;
+        size_t left;
+
+        if (n < 0)
+                return -errno;
+        if (!NLMSG_OK(h, (size_t)n))
+                return -EBADMSG;
+        if (h->nlmsg_type == NLMSG_ERROR)
+                return h->nlmsg_len >= NLMSG_LENGTH(sizeof(struct nlmsgerr))
+                               ? ((const struct nlmsgerr *)NLMSG_DATA(h))->error
+                               : -EBADMSG;
+        if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY || h->nlmsg_len < NLMSG_LENGTH(sizeof(*d)))
+                return -EBADMSG;
+        d = NLMSG_DATA(h);
+        left = h->nlmsg_len - NLMSG_LENGTH(sizeof(*d));
+        for (a = (const struct rtattr *)(d + 1); RTA_OK(a, left); a = RTA_NEXT(a, left)) {
+                uint32_t peer;
+
+                if (a->rta_type != UNIX_DIAG_PEER || RTA_PAYLOAD(a) < sizeof(peer))
+                        continue;
+                memcpy(&peer, RTA_DATA(a), sizeof(peer));
+                return peer != 0;
+        }
+        return 0;
+}
+
+int channel_is_accepted(const Channel *c)
+{
+        _cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+        int r;
+
+        if (nl < 0)
+                return -errno;
+        r = diag_ask(nl, c->inode);
+        return r < 0 ? r : diag_answer(nl);
+}
+
+ssize_t channel_read(Channel *c, void *buf, size_t n)
+{
+        ssize_t k;
+
+        do
+                k = recv(c->fd, buf, n, MSG_DONTWAIT);
+        while (k < 0 && errno == EINTR);
+        if (k > 0)
+                return k;
+        if (k < 0 && errno == EAGAIN)
+                return 0;
+        return k == 0 ? -ECONNRESET : -errno;
+}
+
+ssize_t channel_write(Channel *c, const void *buf, size_t n)
+{
+        ssize_t k;
+
+        do
+                k = send(c->fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        while (k < 0 && errno == EINTR);
+        if (k < 0 && errno != EAGAIN)
+                return errno == EPIPE ? -ECONNRESET : -errno;
+        if (k < (ssize_t)n)
+                loop_watch_set_events(c->watch, EPOLLIN | EPOLLOUT);
+        return MAX(k, 0);
+}
+
+bool channel_has_unread(const Channel *c)
+{
+        int n = 0;
+
+        return ioctl(c->fd, SIOCOUTQ, &n) == 0 && n > 0;
+}
