@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "base/base.h"
@@ -191,7 +192,7 @@ int store_open(const char *directory, Store **ret)
         }
         r = open_database(path, &db);
         if (r == -EBADMSG) {
-                aside = g_strdup_printf("%s.broken-%" G_GUINT64_FORMAT, path, fs_realtime_usec() / USEC_PER_SEC);
+                aside = g_strdup_printf("%s.broken-%" G_GUINT64_FORMAT, path, (guint64)(fs_realtime_usec() / USEC_PER_SEC));
                 log_error("%s is broken: it is set aside as %s, and a new one is begun; what was queued is lost", path, aside);
                 if (rename(path, aside) < 0)
                         return -errno;
