@@ -23,6 +23,8 @@
 #define LOCALSOCK_CALLS_MAX 64u            /* of one client, each way */
 #define LOCALSOCK_LINE_MAX (256u * 1024)
 #define LOCALSOCK_OUTPUT_MAX (1024u * 1024)
+#define LOCALSOCK_STUCK_USEC (5u * 1000 * 1000)
+#define LOCALSOCK_CALL_TIMEOUT_USEC (30u * 1000 * 1000) /* where nobody names one */
 
 typedef struct Localsock Localsock;
 
@@ -50,8 +52,9 @@ int localsock_new(Loop *loop, const LocalsockConfig *config, const LocalsockOps 
 Localsock *localsock_free(Localsock *l); /* answers open calls, by `called`, with WIRE_INTERRUPTED */
 DEFINE_CLEANUP(Localsock *, localsock_free);
 
-/* From the host. How many subscribers took it; 0: nobody subscribes to it. */
-size_t localsock_deliver(Localsock *l, const char *topic, uint64_t id, const void *payload, size_t n);
+/* From the host. How many subscribers took it; 0: nobody subscribes to it; -ENOBUFS: one of them is behind with its reading,
+ * and none was given it (the host may try again; who doesn't read at all is dropped after LOCALSOCK_STUCK_USEC); -ENOMEM. */
+int localsock_deliver(Localsock *l, const char *topic, uint64_t id, const void *payload, size_t n);
 /* 0: `called` will follow; -ENOENT: nobody serves it; -ENOBUFS: its server has too many open; -ENOMEM. */
 int localsock_call(Localsock *l, uint64_t token, const char *topic, uint64_t id, const void *payload, size_t n,
                    uint64_t timeout_usec);

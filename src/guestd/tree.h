@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * All processes below one: found by their parents in /proc, which is complete as long as the root is their subreaper; and
+ * gathered in a cgroup of their own where a cgroup v2 hierarchy can be written, whose cgroup.kill (Linux 5.14) outruns a
+ * fork bomb. Signals go through pidfds where the kernel has them, so that a reused pid is never hit.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+typedef struct Tree {
+        pid_t root;   /* not a member itself */
+        char *cgroup; /* absolute path; NULL: there is none */
+} Tree;
+
+/* The caller is the root. Without a cgroup when none can be made. id: a checked one. */
+void tree_init(Tree *t, const char *id);
+void tree_done(Tree *t);  /* removes the cgroup, if empty */
+void tree_enter(const Tree *t); /* a child of the root goes into the cgroup, its descendants will follow */
+
+/* How many were signalled. Negative errno: /proc can't be read. */
+int tree_signal(const Tree *t, int signal);
+/* One round of SIGKILL: stops them all first, so that none forks away meanwhile. To be repeated until none is left. */
+int tree_kill(const Tree *t);
+/* Puts what is left back into the root's own cgroup, so that tree_done() can remove this one. */
+void tree_release(const Tree *t);
+/* Whether a member has one of these open (pipes, by what fstat(2) says of them). */
+bool tree_holds(const Tree *t, const struct stat *files, size_t n_files);
+/* For a root that died without a word: kills what is in its cgroup, and removes it. */
+void tree_reap(const char *id);
