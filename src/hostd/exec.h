@@ -18,9 +18,11 @@ typedef struct ExecOptions { /* checked by the bus */
         size_t n_input;
 } ExecOptions;
 
-/* *ret_fds: the caller's ends of stdin, stdout, stderr (with tty: stderr is /dev/null's end of file). The job appears when
- * the guest has started the process, then `started` is called once: WIRE_OK and the job, or why not (WIRE_NOT_FOUND and
- * WIRE_PERMISSION_DENIED: the guest could not execute argv[0]). */
+/* fds: the caller's ends of stdin, stdout, stderr, borrowed (with tty stderr, with detach all three are /dev/null). `started` is
+ * called once, perhaps before exec_start() returns: with WIRE_OK and the job once the guest has started the process, or with
+ * why not (WIRE_NOT_FOUND and WIRE_PERMISSION_DENIED: the guest could not execute argv[0]). The job is announced behind it. */
+/* WIRE_OK, or WIRE_INVALID_ARGS or WIRE_TOO_LARGE and a malloc'ed sentence. */
+WireError exec_check_command(const char *const *argv, const ExecOptions *options, char **ret_text);
 typedef void (*ExecStarted)(void *userdata, WireError error, const char *text, Job *j, const int fds[3]);
 void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options,
                 ExecStarted started, void *userdata);
@@ -30,6 +32,7 @@ typedef struct RunResult {
         uint8_t *out, *err;
         size_t n_out, n_err;
 } RunResult;
+/* May be called before exec_run() returns. The result is borrowed. */
 typedef void (*RunDone)(void *userdata, WireError error, const char *text, const RunResult *r);
 /* As a job too (kind exec), so that it is seen, limited and cancelled like one. TooLarge past CAPTURE_MAX. */
 void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options, RunDone done,

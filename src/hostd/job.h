@@ -69,6 +69,7 @@ char *job_text(const char *untrusted);
 
 struct Job { /* read by the bus; written by the setters only */
         uint32_t id;
+        char wire_id[33]; /* of the transfer or process, as the guest and the audit know it */
         JobKind kind;
         JobState state;
         Guest *guest;      /* NULL when its domain is gone */

@@ -260,11 +260,33 @@ static void on_retention(void *userdata)
         arm_retention(js);
 }
 
+/* Leftovers of transfers that nobody will go on with can be removed in the guest. */
+static void tell_live_transfers(Jobs *js, Guest *g)
+{
+        json_object *o = json_object_new_object(), *live = json_object_new_array();
+        GHashTableIter i;
+        void *p;
+
+        g_hash_table_iter_init(&i, js->all);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                const Job *j = &((Entry *)p)->job;
+                if (j->guest == g && is_transfer(j) && !job_state_is_final(j->state))
+                        json_object_array_add(live, json_object_new_string(j->wire_id));
+        }
+        json_object_object_add(o, "method", json_object_new_string("transfer.live"));
+        json_object_object_add(o, "ids", live);
+        (void)guest_notify(g, o); /* a session lost just now will be told again */
+}
+
 static void on_guest_state(void *userdata, Guest *g, GuestState old)
 {
         Jobs *js = userdata;
 
-        if (js->n_active == 0 || old == guest_state(g))
+        if (old == guest_state(g))
+                return;
+        if (guest_state(g) == GUEST_READY)
+                tell_live_transfers(js, g);
+        if (js->n_active == 0)
                 return;
         g_autoptr(GArray) a = sorted_ids(js);
         for (guint i = 0; i < a->len; i++) {
@@ -300,9 +322,9 @@ static void on_guest_removed(void *userdata, Guest *g)
                 e->job.guest = NULL;
                 if (job_state_is_final(e->job.state))
                         continue;
-                if (e->job.ops->guest_state)
+                if (e->job.ops->guest_state) /* it has streams and requests of the guest to see ended first */
                         e->job.ops->guest_state(e->job.userdata, &e->job);
-                if (!job_state_is_final(e->job.state))
+                else
                         job_finish(js, &e->job, WIRE_INTERRUPTED, "The domain was undefined", NULL);
         }
 }
@@ -357,6 +379,21 @@ void jobs_set_ops(Jobs *js, const JobsOps *ops, void *userdata)
         js->userdata = userdata;
 }
 
+WireError jobs_check_guest(const Guest *g, char **ret_text)
+{
+        if (guest_state(g) == GUEST_READY)
+                return WIRE_OK;
+        *ret_text = g_strdup_printf("Guest %s is not ready but %s: %s", guest_name(g),
+                                    guest_state_to_string(guest_state(g)), guest_state_reason(g));
+        return WIRE_NOT_READY;
+}
+
+static void random_id(char ret[static 33])
+{
+        for (size_t i = 0; i < 32; i += 8)
+                (void)snprintf(ret + i, 9, "%08" PRIx32, g_random_int());
+}
+
 static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
                      const char *destination, const JobOps *ops, void *userdata, bool hidden, Job **ret, char **ret_text)
 {
@@ -383,10 +420,11 @@ static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, con
                 js->last_id = js->last_id == UINT32_MAX ? 1 : js->last_id + 1;
         while (find(js, js->last_id));
         e->jobs = js;
-        e->counted = true;
+        e->counted = true; /* from here on entry_free() undoes it all */
         e->wants_turn = !hidden;
         e->job = (Job){
                 .id = js->last_id,
+                .wire_id = "",
                 .kind = kind,
                 .state = JOB_QUEUED,
                 .guest = g,
@@ -403,6 +441,7 @@ static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, con
                 .ops = ops,
                 .userdata = userdata,
         };
+        random_id(e->job.wire_id);
         js->n_active++;
         if (kind == JOB_EXEC && !place_take(e)) {
                 *ret_text = g_strdup_printf("Guest %s has %" PRIu32 " processes started from here, the most at once "

@@ -38,6 +38,8 @@ void jobs_drop(Jobs *js, Job *j);
 void jobs_resume(Jobs *js, Job *j);
 
 Host *jobs_host(Jobs *js);
+/* WIRE_OK, or NotReady with a malloc'ed sentence that says what the guest is instead. */
+WireError jobs_check_guest(const Guest *g, char **ret_text);
 Quota *jobs_quota(Jobs *js); /* what is counted of guests and callers, here and by others */
 uint32_t jobs_n_active(const Jobs *js); /* not finished, not hidden */
 Job *jobs_find(Jobs *js, uint32_t id);
