@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A message is taken when a subscriber or a handler has it; from then on its repeats are answered without being
+ * carried out. The answer of a call that was repeated is lost: only senders that need none repeat calls.
+ */
+
+#include <stdio.h>
+
+#include "base/escape.h"
+#include "guestd/handlers.h"
+#include "guestd/log.h"
+#include "guestd/messages.h"
+#include "guestd/seen.h"
+#include "proto/name.h"
+
+typedef struct Pending {
+        struct Pending *next;
+        uint64_t serial, token, id;
+        bool is_call;
+        char topic[TOPIC_MAX + 1];
+} Pending;
+
+struct Messages {
+        const Config *config;
+        const MessagesOps *ops;
+        void *userdata;
+        Handlers *handlers;
+        Localsock *localsock;
+        Seen *seen;
+        Pending *pending;
+        uint64_t n_serials;
+};
+
+static void audit(bool is_call, uint64_t id, WireError error, const char *topic, size_t n_payload)
+{
+        char text[24];
+
+        (void)snprintf(text, sizeof(text), "%llu", (unsigned long long)id);
+        log_audit(is_call ? "call" : "send", text, error == WIRE_OK ? "ok" : wire_error_to_string(error),
+                  "topic=%s bytes=%zu", topic, n_payload);
+}
+
+static void messages_end(Messages *m, uint64_t serial, WireError error, const char *text, const void *payload, size_t n)
+{
+        for (Pending **at = &m->pending; *at; at = &(*at)->next) {
+                if ((*at)->serial != serial)
+                        continue;
+                _cleanup_free_ Pending *p = *at;
+                *at = p->next;
+                audit(p->is_call, p->id, error, p->topic, n);
+                if (!p->is_call) { /* answered when it began */
+                        if (error != WIRE_OK)
+                                log_info("Message %llu of %s: %s", (unsigned long long)p->id, p->topic, text);
+                        return;
+                }
+                if (error == WIRE_OK)
+                        m->ops->reply(m->userdata, p->token, NULL, payload, n);
+                else
+                        m->ops->refuse(m->userdata, p->token, error, text);
+                return;
+        }
+}
+
+static void on_handled(void *userdata, uint64_t serial, WireError error, const char *text, const void *payload, size_t n)
+{
+        messages_end(userdata, serial, error, text, payload, n);
+}
+
+void messages_on_called(Messages *m, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+{
+        _cleanup_free_ char *shown = text ? escape_text(text, strlen(text), 256) : NULL;
+
+        messages_end(m, token, error, shown ? shown : "", payload, n);
+}
+
+int messages_new(Loop *l, const Config *config, const MessagesOps *ops, void *userdata, Messages **ret)
+{
+        static const char *const dirs[] = { STATE_DIR, RUNTIME_DIR, NULL };
+
+        _cleanup_(messages_freep) Messages *m = calloc(1, sizeof(*m));
+        if (!m)
+                return -ENOMEM;
+        *m = (Messages){ .config = config, .ops = ops, .userdata = userdata };
+        if (handlers_new(l, config, on_handled, m, &m->handlers) < 0 || seen_new(dirs, &m->seen) < 0)
+                return -ENOMEM;
+        *ret = TAKE(m);
+        return 0;
+}
+
+Messages *messages_free(Messages *m)
+{
+        if (!m)
+                return NULL;
+        m->handlers = handlers_free(m->handlers);
+        m->seen = seen_free(m->seen);
+        while (m->pending) {
+                Pending *p = m->pending;
+                m->pending = p->next;
+                free(p);
+        }
+        free(m);
+        return NULL;
+}
+
+void messages_set_localsock(Messages *m, Localsock *l)
+{
+        m->localsock = l;
+}
+
+/* 0: somebody has it, *ret_waits: and its end will be told; -ENOENT: nobody serves the topic; -errno. */
+static int messages_route(Messages *m, const Pending *p, const Message *msg, uint64_t timeout_usec, bool *ret_waits)
+{
+        bool is_taken = false;
+
+        *ret_waits = false;
+        if (m->localsock && p->is_call) {
+                int r = localsock_call(m->localsock, p->serial, p->topic, p->id, msg->payload, msg->n_payload,
+                                       timeout_usec ? timeout_usec : m->config->handler_timeout_usec);
+                *ret_waits = r == 0;
+                if (r != -ENOENT)
+                        return r;
+        } else if (m->localsock)
+                is_taken = localsock_deliver(m->localsock, p->topic, p->id, msg->payload, msg->n_payload) > 0;
+
+        int r = handlers_start(m->handlers, p->serial, p->is_call ? HANDLER_CALL : HANDLER_SEND, p->topic, p->id,
+                               msg->payload, msg->n_payload, timeout_usec);
+        *ret_waits = r == 0;
+        return is_taken ? 0 : r;
+}
+
+static WireError error_of_route(int error, const char **ret_text)
+{
+        switch (-error) {
+        case ENOENT:
+                *ret_text = "Nothing in this guest serves the topic: no program on the local socket, no handler.";
+                return WIRE_NO_HANDLER;
+        case ENOBUFS:
+                *ret_text = "Too many messages are being handled in this guest.";
+                return WIRE_LIMITS_EXCEEDED;
+        case EACCES:
+                *ret_text = "The topic's handler is not executable.";
+                return WIRE_PERMISSION_DENIED;
+        default:
+                *ret_text = strerror(-error);
+                return WIRE_FAILED;
+        }
+}
+
+static json_object *duplicate_json(void)
+{
+        json_object *o = json_object_new_object();
+
+        if (o)
+                (void)json_object_object_add(o, "duplicate", json_object_new_boolean(true));
+        return o;
+}
+
+void messages_take(Messages *m, uint64_t token, bool is_call, const Message *untrusted)
+{
+        const char *topic = message_str(untrusted->json, "topic", NULL), *text = "";
+        uint64_t id = (uint64_t)message_int(untrusted->json, "id", 0);
+        int64_t timeout = message_int(untrusted->json, "timeout", 0);
+        _cleanup_free_ Pending *p = NULL;
+
+        if (!name_is_topic(topic)) {
+                m->ops->refuse(m->userdata, token, WIRE_INVALID_ARGS, "This is no topic's name.");
+                return;
+        }
+        if (!policy_may(&m->config->policy, is_call ? POLICY_CALL : POLICY_SEND)) {
+                audit(is_call, id, WIRE_PERMISSION_DENIED, topic, untrusted->n_payload);
+                m->ops->refuse(m->userdata, token, WIRE_PERMISSION_DENIED, "This guest's policy takes no such messages.");
+                return;
+        }
+        uint64_t key = seen_key(topic, id, untrusted->payload, untrusted->n_payload);
+        if (id && seen_has(m->seen, key)) {
+                log_debug("Message %llu of %s came again", (unsigned long long)id, topic);
+                m->ops->reply(m->userdata, token, duplicate_json(), NULL, 0);
+                return;
+        }
+        p = calloc(1, sizeof(*p));
+        if (!p) {
+                m->ops->refuse(m->userdata, token, WIRE_FAILED, "No memory in this guest.");
+                return;
+        }
+        p->serial = ++m->n_serials;
+        p->token = token;
+        p->id = id;
+        p->is_call = is_call;
+        (void)snprintf(p->topic, sizeof(p->topic), "%s", topic);
+
+        /* First remembered, then begun: what dies in between is not done twice. */
+        if (id)
+                seen_add(m->seen, key);
+        /* It may end before localsock_call() returns: so it is on the list by then. */
+        uint64_t serial = p->serial;
+        Pending *listed = p;
+        p->next = m->pending;
+        m->pending = TAKE(p);
+        bool waits;
+        int r = messages_route(m, listed, untrusted, timeout > 0 ? (uint64_t)timeout : 0, &waits);
+        if (r == 0 && waits) {
+                if (!is_call)
+                        m->ops->reply(m->userdata, token, NULL, NULL, 0);
+                return;
+        }
+        WireError error = r < 0 ? error_of_route(r, &text) : WIRE_OK;
+        if (r < 0 && id)
+                seen_remove(m->seen, key);
+        messages_end(m, serial, error, text, NULL, 0); /* which answers a call */
+        if (is_call)
+                return;
+        if (error == WIRE_OK)
+                m->ops->reply(m->userdata, token, NULL, NULL, 0);
+        else
+                m->ops->refuse(m->userdata, token, error, text);
+}
