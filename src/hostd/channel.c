@@ -40,13 +40,12 @@ static void on_ready(void *userdata, uint32_t events)
 {
         Channel *c = userdata;
 
-        /* One call a turn: `readable` may free the channel, and what can be written now can be written then. */
-        if (events & ~(uint32_t)EPOLLOUT)
-                c->readable(c->userdata);
-        else {
+        if (events & EPOLLOUT) {
                 loop_watch_set_events(c->watch, EPOLLIN);
                 c->writable(c->userdata);
         }
+        if (events & ~(uint32_t)EPOLLOUT)
+                c->readable(c->userdata);
 }
 
 int channel_open(const char *path, ChannelReady readable, ChannelReady writable, void *userdata, Channel **ret)

@@ -11,7 +11,8 @@
 #include "base/base.h"
 
 typedef struct Channel Channel;
-/* Something to read (or the end of it), or room to write after channel_write() took less than all. */
+/* Something to read (or the end of it), or room to write after channel_write() took less than all.
+ * Only `readable` may free the channel. */
 typedef void (*ChannelReady)(void *userdata);
 
 /* Never waits. 0; -EAGAIN: the queue in front of QEMU is full; other negative errno of connect(2). */

@@ -36,6 +36,7 @@ typedef struct GuestCounters {
         uint64_t last_rtt_usec;
 } GuestCounters;
 
+/* None of these may free the guest. */
 typedef struct GuestOps {
         void (*state_changed)(void *userdata, Guest *g, GuestState old); /* reason may change without the state: old == new */
         void (*facts_changed)(void *userdata, Guest *g);
@@ -45,6 +46,7 @@ typedef struct GuestOps {
 } GuestOps;
 
 Guest *guest_new(const Domain *d, const GuestOps *ops, void *userdata);
+void guest_set_keepalive(uint64_t usec); /* of all guests: an idle one is asked that often; 0: never */
 Guest *guest_free(Guest *g); /* all requests end with Interrupted */
 void guest_update(Guest *g, const Domain *d);
 void guest_hint(Guest *g, DomainHint hint);
@@ -60,7 +62,8 @@ bool guest_has_capability(const Guest *g, const char *name);
 const GuestCounters *guest_counters(const Guest *g);
 
 /* Requests. Ends exactly once, by `done`: never from within the call that started it. error WIRE_OK: m is the reply
- * (borrowed); otherwise text is a sentence that names the guest. timeout_usec USEC_INFINITY: until the session ends. */
+ * (borrowed); otherwise text is a sentence that names the guest (and m
+ * is what the guest said with its error, or NULL). timeout_usec USEC_INFINITY: until the session ends. */
 typedef void (*GuestReply)(void *userdata, WireError error, const char *text, const Message *m);
 /* Takes json over. Returns an id for guest_cancel(), never 0; errors too arrive by `done`. */
 uint64_t guest_request(Guest *g, json_object *json, const void *payload, size_t n_payload, uint64_t timeout_usec,
@@ -68,7 +71,8 @@ uint64_t guest_request(Guest *g, json_object *json, const void *payload, size_t 
 void guest_cancel(Guest *g, uint64_t request); /* `done` is not called any more; unknown ids are ignored */
 typedef void (*GuestPong)(void *userdata, WireError error, const char *text, uint64_t rtt_usec);
 uint64_t guest_ping(Guest *g, uint64_t timeout_usec, GuestPong done, void *userdata);
-int guest_reply(Guest *g, uint32_t id, json_object *json, const void *payload, size_t n_payload); /* -ENOTCONN */
+/* Both take json over. -ENOTCONN, -ENOENT (no such request), -ENOBUFS, -E2BIG, -ENOMEM. */
+int guest_reply(Guest *g, uint32_t id, json_object *json, const void *payload, size_t n_payload);
 int guest_notify(Guest *g, json_object *json);
 
 /* Streams over the data port, opened for as long as it takes; see hostd/dataport.h. Callbacks on the main thread. */

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * The inside of a Guest, for guest.c (what others see, and the state), guest-link.c (the control connection and its
+ * patience), guest-request.c (what is asked and answered) and guest-facts.c (what the guest says about itself).
+ */
+
+#include <glib.h>
+
+#include "hostd/channel.h"
+#include "hostd/dataport.h"
+#include "hostd/guest.h"
+#include "hostd/loop.h"
+
+typedef enum LinkPhase {
+        LINK_NONE,   /* no connection is wanted */
+        LINK_DOWN,   /* to be connected at retry_at */
+        LINK_QUEUED, /* connected, but QEMU has not accepted it */
+        LINK_HELLO,  /* HELLO is out */
+        LINK_UP,     /* in session */
+} LinkPhase;
+
+typedef struct GuestLink {
+        LinkPhase phase;
+        Channel *channel;
+        Session *session;
+        const uint8_t *out; /* the frame begun: session's, until its next */
+        size_t n_out, n_out_done;
+        int broken; /* -errno of a write; handled by the next tick */
+
+        uint64_t retry_at, connected_at, queued_at;
+        int connect_error;   /* of the last connect, negative; 0 */
+        unsigned n_checks;   /* QUEUED: looks at whether it was accepted */
+        uint64_t hello_at;   /* patience counts from here */
+        unsigned n_hellos;   /* on this connection, without an answer */
+        unsigned n_deaf;     /* connections in a row on which the peer was deaf */
+        uint64_t backoff_usec;
+        bool is_resting;     /* HELLO: patience is over; again at hello_at + backoff_usec */
+        bool is_unread;      /* HELLO: QEMU holds it back, nobody has the port open */
+        bool has_peer;       /* HELLO: something valid was heard */
+        bool was_ready;      /* in this boot */
+        bool has_left;       /* guestd has said BYE */
+        bool is_resuming;    /* UP: no answer yet since the vCPUs run again */
+        bool is_frozen;      /* the vCPUs stand: time does not count */
+        uint64_t up_at, asked_at, probe_at; /* UP: asked_at: something that wants an answer was sent last */
+        unsigned n_flaps;    /* sessions in a row that broke within a second */
+        char *refusal;       /* why the versions do not meet */
+} GuestLink;
+
+struct Guest {
+        Domain *domain;
+        char *name, *reason;
+        const GuestOps *ops;
+        void *userdata;
+        GuestState state;
+        uint64_t ready_since;
+        GuestFacts facts;
+        GuestCounters counters, shown; /* of sessions that are over, of all */
+        bool is_ending; /* nobody is told of states any more */
+        uint64_t logged_at;
+        LoopTimer *timer;
+        GuestLink link;
+        Dataport *dataport;
+
+        GHashTable *requests; /* id → Request* */
+        GHashTable *by_wire;  /* id of the session → Request* */
+        GQueue *failed;       /* ids whose `done` is due */
+        uint64_t next_request;
+};
+
+/* guest.c */
+void guest_refresh(Guest *g);    /* works out the state and tells it, if it changed */
+void guest_arm(Guest *g);        /* sets the timer for whatever comes next */
+void guest_session_ended(Guest *g, const char *why); /* requests and streams end with Interrupted; why: "… has …" */
+void guest_log(Guest *g, int level, const char *format, ...) _printf_(3, 4); /* at most one line in five seconds */
+
+/* guest-link.c */
+void link_done(Guest *g);
+void link_follow_domain(Guest *g, bool is_same); /* is_same: the socket is the one of before */
+void link_hint(Guest *g, DomainHint hint);
+void link_tick(Guest *g, uint64_t now);
+uint64_t link_deadline(const Guest *g);
+void link_flush(Guest *g); /* writes what can be written */
+void link_asked(Guest *g); /* something that wants an answer was just sent */
+void link_count(const Guest *g, GuestCounters *c); /* adds the present session's */
+const char *link_describe(const Guest *g, GuestState *ret_state, char **ret_text); /* text or *ret_text is the reason */
+
+/* guest-request.c */
+void request_init(Guest *g);
+void request_done(Guest *g);
+void request_tick(Guest *g, uint64_t now);
+uint64_t request_deadline(const Guest *g);
+void request_fail_all(Guest *g, const char *why);
+void request_on_reply(Guest *g, uint32_t wire_id, const Message *m);
+void request_on_pong(Guest *g, uint64_t cookie, uint64_t now);
+void request_on_request(Guest *g, uint32_t wire_id, const Message *m);
+void request_on_notify(Guest *g, const Message *m);
+static inline bool request_is_any(const Guest *g)
+{
+        return g_hash_table_size(g->requests) > 0;
+}
+
+/* guest-facts.c */
+void facts_init(GuestFacts *f);
+void facts_done(GuestFacts *f);
+GuestFacts facts_parse(json_object *untrusted_hello);
+bool facts_equal(const GuestFacts *a, const GuestFacts *b);
