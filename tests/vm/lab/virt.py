@@ -100,6 +100,30 @@ class Libvirtd:
         self.place.end_pidfile(os.path.join(self.home, "run/libvirt/virtlogd.pid"))
 
 
+def domain_xml(name, uuid, kernel, initramfs, console, memory=512, channels=((CONTROL, None), (DATA, None)), disks=(),
+               cmdline="", controller=True):
+    """A domain under emulation. /dev/kvm may open and still boot nothing, so it is never used."""
+    devices = ""
+    if controller:
+        devices += "<controller type='virtio-serial' index='0'/>"
+    for channel, path in channels:
+        source = f"<source mode='bind' path={quoteattr(path)}/>" if path else ""
+        devices += f"<channel type='unix'>{source}<target type='virtio' name={quoteattr(channel)}/></channel>"
+    for i, disk in enumerate(disks):
+        devices += (f"<disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe'/>"
+                    f"<source file={quoteattr(disk)}/><target dev='vd{chr(97 + i)}' bus='virtio'/></disk>")
+    # append: the boots of one domain, one after the other, write one file.
+    return f"""<domain type='qemu'>
+<name>{escape(name)}</name><uuid>{uuid}</uuid>
+<memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel><initrd>{initramfs}</initrd>
+<cmdline>console=ttyS0 quiet panic=1 {escape(cmdline)}</cmdline></os>
+<features><acpi/></features><cpu mode='maximum'/>
+<devices>{devices}
+<serial type='file'><source path={quoteattr(console)} append='on'/></serial>
+<memballoon model='none'/></devices></domain>"""
+
+
 class Domain:
     """A domain of libvirt. channels: (name, path) pairs; a path of None is libvirt's business."""
 
@@ -116,31 +140,11 @@ class Domain:
         os.chmod(self.console_path, 0o666)
         xml = place.file("domain.xml")
         with open(xml, "w") as file:
-            file.write(self.xml(memory, channels, disks, cmdline, controller))
+            file.write(domain_xml(name, self.uuid, image.kernel, image.initramfs, self.console_path, memory=memory,
+                                  channels=channels, disks=disks, cmdline=cmdline, controller=controller))
         libvirtd.virsh("define", xml)
         if start:
             self.start()
-
-    def xml(self, memory, channels, disks, cmdline, controller):
-        devices = ""
-        if controller:
-            devices += "<controller type='virtio-serial' index='0'/>"
-        for name, path in channels:
-            source = f"<source mode='bind' path={quoteattr(path)}/>" if path else ""
-            devices += f"<channel type='unix'>{source}<target type='virtio' name={quoteattr(name)}/></channel>"
-        for i, disk in enumerate(disks):
-            devices += (f"<disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe'/>"
-                        f"<source file={quoteattr(disk)}/><target dev='vd{chr(97 + i)}' bus='virtio'/></disk>")
-        # append: the guests of one domain, one after the other, write one file.
-        return f"""<domain type='qemu'>
-<name>{escape(self.name)}</name><uuid>{self.uuid}</uuid>
-<memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type><kernel>{self.image.kernel}</kernel><initrd>{self.image.initramfs}</initrd>
-<cmdline>console=ttyS0 quiet panic=1 {escape(cmdline)}</cmdline></os>
-<features><acpi/></features><cpu mode='maximum'/>
-<devices>{devices}
-<serial type='file'><source path={quoteattr(self.console_path)} append='on'/></serial>
-<memballoon model='none'/></devices></domain>"""
 
     def virsh(self, verb, *args, **kw):
         return self.libvirtd.virsh(verb, self.uuid, *args, **kw)
