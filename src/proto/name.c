@@ -63,9 +63,11 @@ bool name_is_absolute_path(const char *untrusted)
         n = strnlen(untrusted, PATH_BYTES_MAX + 1);
         if (n > PATH_BYTES_MAX)
                 return false;
-        if (n > 1 && untrusted[n - 1] == '/')
+        if (n == 1)
+                return true;
+        if (untrusted[n - 1] == '/')
                 n--;
-        return n == 1 || are_components(untrusted + 1, n - 1);
+        return are_components(untrusted + 1, n - 1);
 }
 
 bool name_is_tree_path(const char *untrusted, size_t n)
