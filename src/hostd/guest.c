@@ -217,6 +217,9 @@ void guest_update(Guest *g, const Domain *d)
         if (!is_same_boot)
                 forget_facts(g);
         guest_refresh(g);
+        if (!str_eq(old->name, d->name) || !str_eq(old->control_socket, d->control_socket) ||
+            !str_eq(old->data_socket, d->data_socket))
+                g->ops->state_changed(g->userdata, g, g->state);
         guest_arm(g);
 }
 
@@ -224,9 +227,9 @@ void guest_hint(Guest *g, DomainHint hint)
 {
         if (g->domain->state == DOMAIN_OFF)
                 return;
+        link_hint(g, hint);
         if (hint == DOMAIN_HINT_REBOOTED)
                 forget_facts(g);
-        link_hint(g, hint);
         guest_arm(g);
 }
 

@@ -38,7 +38,7 @@ typedef struct GuestCounters {
 
 /* None of these may free the guest. */
 typedef struct GuestOps {
-        void (*state_changed)(void *userdata, Guest *g, GuestState old); /* reason may change without the state: old == new */
+        void (*state_changed)(void *userdata, Guest *g, GuestState old); /* old == new: the reason, the name or a socket has changed */
         void (*facts_changed)(void *userdata, Guest *g);
         void (*notify)(void *userdata, Guest *g, const Message *m);   /* checked to have a "method" string */
         /* Answer by guest_reply(), now or later; the id is dead after the session ends. */

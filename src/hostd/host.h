@@ -13,7 +13,7 @@
 
 typedef struct Host Host;
 
-/* Who wants to know. Several may listen; order of registration. */
+/* Who wants to know. Several may listen; order of registration. Any of these may be NULL. */
 typedef struct HostListener {
         void (*guest_added)(void *userdata, Guest *g);
         void (*guest_removed)(void *userdata, Guest *g);
@@ -22,6 +22,7 @@ typedef struct HostListener {
         void (*guest_notify)(void *userdata, Guest *g, const Message *m);
         void (*guest_request)(void *userdata, Guest *g, uint32_t id, const Message *m);
         void (*libvirt_state)(void *userdata, LibvirtState s);
+        void (*complete)(void *userdata); /* all domains have been told of, after each connect to libvirt */
         void (*reloaded)(void *userdata);
 } HostListener;
 
