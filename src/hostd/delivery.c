@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * A one-way message whose session was lost is sent again, with its id, once the guest is ready: the guest drops repeats.
+ * A call is not: what it did cannot be known.
+ */
+
+#include "hostd/delivery.h"
+
+#include <glib.h>
+#include <inttypes.h>
+
+#include "base/base.h"
+#include "base/fs.h"
+#include "hostd/audit.h"
+#include "hostd/loop.h"
+#include "hostd/quota.h"
+#include "proto/limits.h"
+#include "proto/message.h"
+#include "proto/name.h"
+
+#define RETRY_USEC (250 * USEC_PER_MSEC)
+#define ANSWER_GRACE_USEC USEC_PER_SEC /* the guest keeps the time and says so itself */
+
+typedef struct Delivery {
+        Jobs *jobs;
+        uint64_t request; /* under way; 0 */
+        char *guest_uuid, *guest_name;
+        Caller *caller;
+        bool is_call;
+        char *topic;
+        uint8_t *payload;
+        size_t n_payload;
+        uint64_t id, deadline_usec; /* USEC_INFINITY: none */
+        LoopTimer *retry;
+        DeliveryDone done;
+        void *userdata;
+} Delivery;
+
+static GHashTable *under_way; /* Delivery* */
+
+uint64_t delivery_next_id(void)
+{
+        static uint64_t last;
+        uint64_t now = fs_realtime_usec();
+        return last = MAX(now, last + 1);
+}
+
+static void finish(Delivery *d, WireError error, const char *text, const Message *m)
+{
+        g_autofree char *id = g_strdup_printf("%" PRIx64, d->id);
+
+        g_hash_table_remove(under_way, d);
+        audit_write(&(AuditEntry){
+                .verb = d->is_call ? "call" : "send",
+                .caller = d->caller,
+                .guest_uuid = d->guest_uuid,
+                .guest_name = d->guest_name,
+                .id = id,
+                .topic = d->topic,
+                .has_bytes = true,
+                .n_bytes = d->n_payload,
+                .error = error,
+                .text = text,
+        });
+        quota_release(jobs_quota(d->jobs), QUOTA_CALLS, d->guest_uuid);
+        d->done(d->userdata, error, text, d->id, m ? m->payload : NULL, m ? m->n_payload : 0);
+        loop_timer_free(d->retry);
+        caller_free(d->caller);
+        g_free(d->guest_uuid);
+        g_free(d->guest_name);
+        g_free(d->topic);
+        g_free(d->payload);
+        g_free(d);
+}
+
+static uint64_t time_left(const Delivery *d)
+{
+        uint64_t now = fs_now_usec();
+
+        if (d->deadline_usec == USEC_INFINITY)
+                return USEC_INFINITY;
+        return d->deadline_usec > now ? d->deadline_usec - now : 0;
+}
+
+static void on_reply(void *userdata, WireError error, const char *text, const Message *m)
+{
+        Delivery *d = userdata;
+
+        d->request = 0;
+        if (error == WIRE_INTERRUPTED && !d->is_call && d->retry && time_left(d) > RETRY_USEC)
+                loop_timer_set(d->retry, fs_now_usec() + RETRY_USEC, RETRY_USEC / 4);
+        else
+                finish(d, error, text, error == WIRE_OK ? m : NULL);
+}
+
+static void start(Delivery *d, Guest *g)
+{
+        json_object *o = json_object_new_object();
+        uint64_t left = time_left(d);
+
+        json_object_object_add(o, "method", json_object_new_string(d->is_call ? "message.call" : "message.send"));
+        json_object_object_add(o, "topic", json_object_new_string(d->topic));
+        json_object_object_add(o, "id", json_object_new_int64((int64_t)d->id));
+        if (left <= INT64_MAX)
+                json_object_object_add(o, "timeout", json_object_new_int64((int64_t)left));
+        d->request = guest_request(g, o, d->payload, d->n_payload,
+                                   left < USEC_INFINITY - ANSWER_GRACE_USEC ? left + ANSWER_GRACE_USEC : USEC_INFINITY,
+                                   on_reply, d);
+}
+
+static void on_retry(void *userdata)
+{
+        Delivery *d = userdata;
+        Guest *g = host_find_guest_uuid(jobs_host(d->jobs), d->guest_uuid);
+
+        if (g && guest_state(g) == GUEST_READY)
+                start(d, g);
+        else if (g && guest_state(g) != GUEST_OFF && time_left(d) > RETRY_USEC)
+                loop_timer_set(d->retry, fs_now_usec() + RETRY_USEC, RETRY_USEC / 4);
+        else {
+                g_autofree char *text =
+                        g_strdup_printf("Guest %s was lost before it confirmed message %" PRIu64 " to topic %s; it may have "
+                                        "arrived",
+                                        d->guest_name, d->id, d->topic);
+                finish(d, WIRE_INTERRUPTED, text, NULL);
+        }
+}
+
+static WireError check(Jobs *js, Guest *g, const char *topic, size_t n_payload, char **ret_text)
+{
+        if (strlen(topic) > TOPIC_MAX) {
+                *ret_text = g_strdup_printf("A topic has at most %u bytes", TOPIC_MAX);
+                return WIRE_TOO_LARGE;
+        }
+        if (!name_is_topic(topic)) {
+                *ret_text = g_strdup_printf("\"%s\" is no topic: letters, digits, '.', '_' and '-', not beginning with a dot",
+                                            topic);
+                return WIRE_INVALID_ARGS;
+        }
+        if (n_payload > PAYLOAD_MAX) {
+                *ret_text = g_strdup_printf("The payload for topic %s of guest %s has %zu bytes; a message carries at most %u",
+                                            topic, guest_name(g), n_payload, PAYLOAD_MAX);
+                return WIRE_TOO_LARGE;
+        }
+        return jobs_check_guest(g, ret_text);
+}
+
+void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload,
+                   size_t n_payload, const DeliveryOptions *options, DeliveryDone done, void *userdata)
+{
+        uint64_t timeout = options->timeout_usec == 0 ? DELIVERY_TIMEOUT_USEC : options->timeout_usec, now = fs_now_usec();
+        g_autofree char *text = NULL;
+        WireError error = check(js, g, topic, n_payload, &text);
+        Delivery *d;
+
+        if (error == WIRE_OK &&
+            !quota_take(jobs_quota(js), QUOTA_CALLS, guest_uuid(g), host_config(jobs_host(js))->max_calls_per_guest)) {
+                text = g_strdup_printf("Guest %s has %" PRIu32 " messages and calls under way, the most at once "
+                                       "(MaxCallsPerGuest= of hostd.conf)",
+                                       guest_name(g), host_config(jobs_host(js))->max_calls_per_guest);
+                error = WIRE_LIMITS_EXCEEDED;
+        }
+        if (error != WIRE_OK) {
+                done(userdata, error, text, 0, NULL, 0);
+                return;
+        }
+        d = g_new0(Delivery, 1);
+        *d = (Delivery){
+                .jobs = js,
+                .guest_uuid = g_strdup(guest_uuid(g)),
+                .guest_name = g_strdup(guest_name(g)),
+                .caller = caller_copy(caller),
+                .is_call = is_call,
+                .topic = g_strdup(topic),
+                .payload = n_payload > 0 ? g_memdup2(payload, n_payload) : NULL,
+                .n_payload = n_payload,
+                .id = delivery_next_id(),
+                .deadline_usec = timeout < USEC_INFINITY - now ? now + timeout : USEC_INFINITY,
+                .retry = is_call ? NULL : loop_timer_new(loop_default(), on_retry, d), /* NULL: one try */
+                .done = done,
+                .userdata = userdata,
+        };
+        if (!under_way)
+                under_way = g_hash_table_new(NULL, NULL);
+        g_hash_table_add(under_way, d);
+        start(d, g);
+}
+
+void delivery_stop_all(void)
+{
+        GHashTableIter i;
+        void *p;
+
+        while (under_way && (g_hash_table_iter_init(&i, under_way), g_hash_table_iter_next(&i, &p, NULL))) {
+                Delivery *d = p;
+                Guest *g = host_find_guest_uuid(jobs_host(d->jobs), d->guest_uuid);
+
+                if (g && d->request != 0)
+                        guest_cancel(g, d->request);
+                finish(d, WIRE_INTERRUPTED, "hostd ends; the message may have arrived", NULL);
+        }
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * Messages from the host to a guest: their ids, their limits, their time, and the second try that one-way messages get when
+ * the session is lost between sending and the guest's word.
+ */
+
+#include "hostd/jobs.h"
+
+#define DELIVERY_TIMEOUT_USEC (20 * USEC_PER_SEC) /* where the caller names none; below sd-bus's 25 seconds */
+
+typedef struct DeliveryOptions {
+        uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
+} DeliveryOptions;
+
+/* Called once, perhaps before delivery_send() returns. WIRE_OK: reply (of a call) is borrowed; else text is a sentence. */
+typedef void (*DeliveryDone)(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n_reply);
+void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload,
+                   size_t n_payload, const DeliveryOptions *options, DeliveryDone done, void *userdata);
+void delivery_stop_all(void); /* before the guests go: each ends with Interrupted */
+/* Unique and ascending, over restarts too as long as the clock is not set back behind them. */
+uint64_t delivery_next_id(void);
