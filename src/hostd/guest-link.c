@@ -106,6 +106,13 @@ static void link_reconnect(Guest *g, const char *why, uint64_t at)
         guest_refresh(g);
 }
 
+/* The other end was closed: the domain stops, or its QEMU has dropped us. */
+static void link_lost(Guest *g, uint64_t now)
+{
+        g->link.is_lost = true;
+        link_reconnect(g, "has lost its channel", now);
+}
+
 /* The start of a conversation on the present connection; session_rehello() or session_open() was called. */
 static void link_await(Guest *g, uint64_t now, unsigned n_hellos)
 {
@@ -182,7 +189,7 @@ static void on_up(Guest *g, const Message *hello, uint64_t now)
         l->phase = LINK_UP;
         l->up_at = now;
         l->was_ready = true;
-        l->has_left = l->is_resuming = false;
+        l->has_left = l->is_resuming = l->has_peer = l->is_lost = false;
         l->probe_at = l->asked_at = 0;
         g_clear_pointer(&l->refusal, g_free);
         link_encourage(g);
@@ -326,7 +333,7 @@ static void on_readable(void *userdata)
                 session_input_space(l->session, &buf, &room);
                 n = channel_read(l->channel, buf, MIN(room, (size_t)READ_PER_TURN - total));
                 if (n < 0) {
-                        link_reconnect(g, "has lost its channel", now);
+                        link_lost(g, now);
                         break;
                 }
                 if (n == 0)
@@ -364,7 +371,7 @@ static void link_connect(Guest *g, uint64_t now)
                 r = channel_open(g->domain->control_socket, on_readable, on_writable, g, &l->channel);
         l->connect_error = r;
         if (r < 0) {
-                l->retry_at = now + (r == -EAGAIN ? RETRY_USEC : MIN(next_backoff(l), 5 * RETRY_USEC));
+                l->retry_at = now + (r == -EAGAIN ? RETRY_USEC : MIN(next_backoff(l), 2 * RETRY_USEC));
                 guest_refresh(g);
                 return;
         }
@@ -511,7 +518,7 @@ void link_tick(Guest *g, uint64_t now)
         GuestLink *l = &g->link;
 
         if (l->broken != 0)
-                link_reconnect(g, "has lost its channel", now);
+                link_lost(g, now);
         if (l->is_frozen)
                 return;
         if ((l->phase == LINK_HELLO || l->phase == LINK_UP) && now >= session_deadline(l->session)) {
@@ -662,7 +669,8 @@ static const char *describe_trouble(const GuestLink *l, GuestState *ret_state)
                                    : "nobody has answered yet: the guest is booting, or vmferry-guestd does not run in it";
         }
         *ret_state = has_tried ? GUEST_UNRESPONSIVE : GUEST_CONNECTING;
-        return !has_tried     ? "it has stopped answering, connecting again"
+        return l->is_lost     ? "its channel was closed, connecting again"
+               : !has_tried   ? "it has stopped answering, connecting again"
                : l->is_unread ? "it has stopped answering, and nothing in it reads the channel"
                               : "it has stopped answering, and connecting again did not help";
 }

@@ -41,6 +41,7 @@ typedef struct GuestLink {
         bool has_peer;       /* HELLO: something valid was heard */
         bool was_ready;      /* in this boot */
         bool has_left;       /* guestd has said BYE */
+        bool is_lost;        /* the connection was closed by the other side, and no session has been since */
         bool is_resuming;    /* UP: no answer yet since the vCPUs run again */
         bool is_frozen;      /* the vCPUs stand: time does not count */
         uint64_t up_at, asked_at, probe_at; /* UP: asked_at: something that wants an answer was sent last */
