@@ -52,7 +52,7 @@ static int parse_object(const char *text, size_t n, json_object **ret)
         _cleanup_(tokener_freep) json_tokener *t = NULL;
         _cleanup_(object_putp) json_object *o = NULL;
 
-        if (!name_is_utf8(text, n) || has_escaped_nul(text, n))
+        if (n == 0 || !name_is_utf8(text, n) || has_escaped_nul(text, n))
                 return -EBADMSG;
         /* json-c counts the scalar in the innermost object as one more */
         t = json_tokener_new_ex(MESSAGE_DEPTH_MAX + 1);

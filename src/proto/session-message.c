@@ -7,25 +7,27 @@
 
 #include "proto/session-private.h"
 
-int session_message_gather(Session *s, const Frame *f, SessionEvent *ret)
+int session_message_gather(Session *s, const Frame *f, SessionEvent *ret, bool *ret_is_whole)
 {
         const uint8_t *data;
         size_t n;
         int r;
 
+        *ret_is_whole = false;
         r = fragments_feed(&s->fragments, &f->header, f->body, &data, &n);
         if (r == 0)
                 return 0;
         if (r > 0)
                 r = message_parse(data, n, &s->message);
-        if (r == 0)
-                return 1;
-        (void)session_break(s, ret,
-                            r == -ENOMEM ? "out of memory"
-                            : r == -E2BIG ? "the peer sent a message that is too long"
-                            : r == -EPROTO ? "the peer sent too many messages in parts at once"
-                                           : "the peer sent a message that is not well-formed");
-        return 2;
+        if (r == 0) {
+                *ret_is_whole = true;
+                return 0;
+        }
+        return session_break(s, ret, "%s",
+                             r == -ENOMEM   ? "out of memory"
+                             : r == -E2BIG  ? "the peer sent a message that is too long"
+                             : r == -EPROTO ? "the peer sent too many messages in parts at once"
+                                            : "the peer sent a message that is not well-formed");
 }
 
 /* The peer may believe that it has fewer requests open than we do: it forgot some. It is told, not punished. */
@@ -44,6 +46,7 @@ static void session_refuse(Session *s, uint32_t id)
 static int session_request_frame(Session *s, const Frame *f, SessionEvent *ret)
 {
         uint32_t id = f->header.stream;
+        bool is_whole;
         int r;
 
         if (!fragments_has(&s->fragments, &f->header)) {
@@ -53,8 +56,8 @@ static int session_request_frame(Session *s, const Frame *f, SessionEvent *ret)
                 if (idset_add(&s->peer_requests, id) == -ENOMEM)
                         return session_break(s, ret, "out of memory");
         }
-        r = session_message_gather(s, f, ret);
-        if (r != 1)
+        r = session_message_gather(s, f, ret, &is_whole);
+        if (!is_whole)
                 return r;
         if (!idset_has(&s->peer_requests, id)) {
                 session_refuse(s, id);
@@ -68,12 +71,13 @@ static int session_request_frame(Session *s, const Frame *f, SessionEvent *ret)
 int session_message_frame(Session *s, const Frame *f, SessionEvent *ret)
 {
         uint32_t id = f->header.stream;
+        bool is_whole;
         int r;
 
         if (f->header.type == FRAME_REQUEST)
                 return session_request_frame(s, f, ret);
-        r = session_message_gather(s, f, ret);
-        if (r != 1)
+        r = session_message_gather(s, f, ret, &is_whole);
+        if (!is_whole)
                 return r;
         if (f->header.type == FRAME_NOTIFY) {
                 *ret = (SessionEvent){ .type = SESSION_EVENT_NOTIFY, .message = &s->message };

@@ -96,8 +96,8 @@ int session_hello_start(Session *s, const Frame *f, SessionEvent *ret);
 /* session-message.c */
 
 int session_message_frame(Session *s, const Frame *f, SessionEvent *ret);
-/* Puts a message together and parses it into s->message. 1: done; 0: needs more; 2: *ret is DOWN. */
-int session_message_gather(Session *s, const Frame *f, SessionEvent *ret);
+/* Puts a message together. Either it is whole and stands in s->message, or what to return is returned. */
+int session_message_gather(Session *s, const Frame *f, SessionEvent *ret, bool *ret_is_whole);
 
 /* session-stream.c */
 

@@ -29,12 +29,13 @@ static int open_frame(Session *s, const Frame *f, SessionEvent *ret)
 {
         uint32_t id = f->header.stream;
         Stream *st;
+        bool is_whole;
         int r;
 
         if (s->config.role == SESSION_HOST)
                 return session_break(s, ret, "the guest tried to open a stream");
-        r = session_message_gather(s, f, ret);
-        if (r != 1)
+        r = session_message_gather(s, f, ret, &is_whole);
+        if (!is_whole)
                 return r;
         if (id <= s->streams.last_id)
                 return session_break(s, ret, "the host opened stream %u after %u", id, s->streams.last_id);
@@ -58,12 +59,13 @@ static int open_frame(Session *s, const Frame *f, SessionEvent *ret)
 static int opened_frame(Session *s, const Frame *f, SessionEvent *ret)
 {
         Stream *st;
+        bool is_whole;
         int r;
 
         if (s->config.role == SESSION_GUEST)
                 return session_break(s, ret, "the host accepted a stream of its own");
-        r = session_message_gather(s, f, ret);
-        if (r != 1)
+        r = session_message_gather(s, f, ret, &is_whole);
+        if (!is_whole)
                 return r;
         st = stream_table_find(&s->streams, f->header.stream);
         if (!st) {
@@ -115,11 +117,12 @@ static int eof_frame(Session *s, const Frame *f, SessionEvent *ret)
 static int reset_frame(Session *s, const Frame *f, SessionEvent *ret)
 {
         Stream *st;
+        bool is_whole;
         int r;
 
         s->window.is_pressed = true;
-        r = session_message_gather(s, f, ret);
-        if (r != 1)
+        r = session_message_gather(s, f, ret, &is_whole);
+        if (!is_whole)
                 return r;
         st = stream_table_find(&s->streams, f->header.stream);
         if (!st) {
