@@ -15,15 +15,16 @@
 #define FRAMES_PER_TURN 16u         /* written, before reading gets its chance */
 #define READ_PER_TURN (512u * 1024) /* and the other way round */
 #define BUSY_TURNS 4u               /* without a look at the other descriptors */
-#define FILL_MIN                                                                                            \
-        (FRAME_BODY_MAX / 2) /* for less room no frame is begun: it would cost as much as a full one */
+#define BATCH_MAX 4096u             /* QEMU's reads and the guest's input buffers are that long */
+/* For less room no frame is begun: it would cost as much as a full one. */
+#define FILL_MIN (FRAME_BODY_MAX / 2)
 
 #define REHELLO_USEC (HELLO_TIMEOUT_USEC / 2) /* the first HELLO may have met foreign bytes */
 #define BYE_TIMEOUT_USEC (1 * USEC_PER_SEC)
 #define SHUTDOWN_TIMEOUT_USEC (500 * USEC_PER_MSEC)
 #define ABSENT_USEC (5 * USEC_PER_SEC) /* the guest sees no client for that long: the host has left */
-#define ABSENT_LOOK_USEC                                                                                    \
-        (1 * USEC_PER_SEC) /* "client connected" may get lost (VIRTIO control queue of 32 entries) */
+/* "Client connected" may get lost: VIRTIO's control queue has 32 entries. */
+#define ABSENT_LOOK_USEC (1 * USEC_PER_SEC)
 
 typedef enum CarrierPhase {
         CARRIER_GREETING, /* no session yet, or none any more */
@@ -52,7 +53,7 @@ struct Carrier {
         Lane *lanes[STREAMS_MAX];
         size_t n_lanes, n_dead, cursor;
 
-        uint8_t *frame;     /* of DATA being written */
+        uint8_t *frame;     /* of DATA being written, or a batch of small ones */
         const uint8_t *out; /* what is left of the frame begun: in `frame`, or the session's */
         size_t n_out;
         struct pollfd polls[2 + 2 * STREAMS_MAX];
@@ -61,7 +62,7 @@ struct Carrier {
 int carrier_new(const CarrierConfig *config, Carrier **ret)
 {
         Carrier *c = calloc(1, sizeof(*c));
-        uint8_t *frame = malloc(FRAME_MAX);
+        uint8_t *frame = malloc(BATCH_MAX + FRAME_MAX);
         int r = c && frame ? line_init(&c->line, config->port_fd, config->port_is_device) : -ENOMEM;
 
         if (r < 0) {
@@ -357,12 +358,30 @@ static void carrier_read(Carrier *c)
                 session_input_commit(c->session, (size_t)r, c->now);
                 carrier_events(c);
                 n_read += (size_t)r;
+                /* What the peer may be waiting for goes first. */
+                if (c->line.writable && session_output_pending(c->session))
+                        return;
         }
 }
 
+/* Small frames travel together: each write(2) costs the guest an interrupt or an exit, whatever its size. */
 static bool carrier_session_frame(Carrier *c)
 {
-        return session_output_next(c->session, &c->out, &c->n_out) > 0;
+        const uint8_t *frame;
+        size_t n, n_batch = 0;
+
+        while (n_batch < BATCH_MAX && session_output_next(c->session, &frame, &n) > 0) {
+                if (n_batch == 0 && n >= BATCH_MAX) {
+                        c->out = frame;
+                        c->n_out = n;
+                        return true;
+                }
+                memcpy(c->frame + n_batch, frame, n);
+                n_batch += n;
+        }
+        c->out = c->frame;
+        c->n_out = n_batch;
+        return n_batch > 0;
 }
 
 /* Whether this lane may have the next frame of bulk. */
