@@ -13,9 +13,10 @@
 typedef struct Bus Bus;
 
 /* Connects to the system bus (the session bus where the configuration says user), attached to the loop, and listens to host
- * and jobs from then on. The name is asked for once the domains are known (bus_publish), or a few seconds later without
- * them. Without a bus, or when the name or the connection is lost, the loop ends with a code. 0, -errno (logged). */
+ * and jobs from then on. A connection that is lost later ends the loop with a code. 0, -errno (logged). */
 int bus_new(Host *h, Jobs *js, Loop *loop, Bus **ret);
+/* Before jobs and host: what is under way is answered with Interrupted. */
 Bus *bus_free(Bus *b);
-/* Every domain has been told of: take the name now. No effect the second time. */
+/* The domains are known, or will not be soon: take the name now, which is what activation waits for. A name that somebody
+ * else has ends the loop with a code. No effect the second time. */
 void bus_publish(Bus *b);

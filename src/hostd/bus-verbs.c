@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * What can be done to a guest, for people (Manager: names and text) and for programs (Guest: bytes and descriptors) alike.
+ * Each handler reads its arguments, asks for permission, which may bring the same call here again, and only then looks at
+ * whether the guest exists: who may not do it does not learn that either.
+ */
+
+#include <fcntl.h>
+#include <glib.h>
+#include <inttypes.h>
+
+#include "hostd/bus-error.h"
+#include "hostd/bus-objects.h"
+#include "hostd/bus-options.h"
+#include "hostd/delivery.h"
+#include "hostd/exec.h"
+#include "hostd/log.h"
+#include "hostd/names.h"
+#include "hostd/transfer.h"
+#include "proto/limits.h"
+
+#define PING_TIMEOUT_USEC (10 * USEC_PER_SEC)
+#define MODE_MAX 07777u
+
+static bool is_for_people(sd_bus_message *m)
+{
+        return str_eq(sd_bus_message_get_interface(m), IFACE_MANAGER);
+}
+
+/* A late reply: the call is ours since its handler returned 1. */
+static void send_reply(sd_bus_message *call, sd_bus_message *reply, int r)
+{
+        if (r >= 0)
+                r = sd_bus_send(NULL, reply, NULL);
+        if (r < 0 && r != -ENOTCONN) {
+                log_warning("Cannot answer %s: %s", sd_bus_message_get_member(call), g_strerror(-r));
+                bus_error_reply(call, WIRE_FAILED, "hostd cannot put the answer on the bus");
+        }
+}
+
+/* Bytes of a guest as D-Bus text: as they are where they are UTF-8. */
+static int append_text(sd_bus_message *reply, const void *bytes, size_t n)
+{
+        g_autofree char *text = g_utf8_make_valid(n > 0 ? bytes : "", (gssize)n);
+        return sd_bus_message_append_basic(reply, 's', text);
+}
+
+static int append_output(sd_bus_message *call, sd_bus_message *reply, const void *bytes, size_t n)
+{
+        return is_for_people(call) ? append_text(reply, bytes, n) : sd_bus_message_append_array(reply, 'y', bytes, n);
+}
+
+/* Ping */
+
+static void on_pong(void *userdata, WireError error, const char *text, uint64_t rtt_usec)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata;
+        int r;
+
+        if (error != WIRE_OK) {
+                bus_error_reply(call, error, text);
+                return;
+        }
+        r = sd_bus_reply_method_return(call, "t", rtt_usec);
+        if (r < 0 && r != -ENOTCONN)
+                log_warning("Cannot answer Ping: %s", g_strerror(-r));
+}
+
+int bus_verb_ping(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        g_autofree char *text = NULL;
+        PolkitDetails details = {};
+        WireError e;
+        Guest *g;
+        int r;
+
+        if ((r = bus_read_guest(userdata, m, &g, &details)) < 0)
+                return r;
+        if ((r = bus_authorize(userdata, m, "inspect", &details, NULL, error)) <= 0)
+                return r < 0 ? r : 1;
+        if (!g)
+                return bus_no_such_guest(error, details.domain_name);
+        if ((e = jobs_check_guest(g, &text)) != WIRE_OK)
+                return bus_error_set(error, e, "%s", text);
+        (void)guest_ping(g, PING_TIMEOUT_USEC, on_pong, sd_bus_message_ref(m));
+        return 1;
+}
+
+/* Send, Call */
+
+typedef struct MessageOptions {
+        uint64_t timeout, ttl;
+        bool queue;
+        const char *key;
+} MessageOptions;
+
+static const BusOption message_options[] = {
+        { "timeout", "t", offsetof(MessageOptions, timeout) },
+        { "queue", "b", offsetof(MessageOptions, queue) },
+        { "ttl", "t", offsetof(MessageOptions, ttl) },
+        { "key", "s", offsetof(MessageOptions, key) },
+        {},
+};
+
+static int no_queue(sd_bus_error *error)
+{
+        return bus_error_set(error, WIRE_UNSUPPORTED, "This hostd keeps no queue; try again without \"queue\" when the guest is ready");
+}
+
+static void on_sent(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata, *answer = NULL;
+        int r;
+
+        if (error != WIRE_OK) {
+                bus_error_reply(call, error, text);
+                return;
+        }
+        r = sd_bus_message_new_method_return(call, &answer);
+        if (r >= 0 && str_eq(sd_bus_message_get_member(call), "Send"))
+                r = sd_bus_message_append_basic(answer, 't', &id);
+        else if (r >= 0)
+                r = append_output(call, answer, reply, n);
+        send_reply(call, answer, r);
+}
+
+static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool is_call)
+{
+        MessageOptions options = {};
+        PolkitDetails details = {};
+        const Caller *caller;
+        const char *text;
+        const void *payload;
+        size_t n;
+        Guest *g;
+        int r;
+
+        if ((r = bus_read_guest(userdata, m, &g, &details)) < 0 || (r = sd_bus_message_read(m, "s", &details.topic)) < 0)
+                return r;
+        if (is_for_people(m)) {
+                if ((r = sd_bus_message_read(m, "s", &text)) < 0)
+                        return r;
+                payload = text;
+                n = strlen(text);
+        } else if ((r = sd_bus_message_read_array(m, 'y', &payload, &n)) < 0)
+                return r;
+        if ((r = bus_options_read(m, message_options, &options, error)) < 0)
+                return r;
+        if ((r = bus_authorize(userdata, m, "send", &details, &caller, error)) <= 0)
+                return r < 0 ? r : 1;
+        if (!g)
+                return bus_no_such_guest(error, details.domain_name);
+        if (options.queue)
+                return no_queue(error);
+        delivery_send(((Bus *)userdata)->jobs, g, caller, is_call, details.topic, payload, n,
+                      &(DeliveryOptions){ .timeout_usec = options.timeout }, on_sent, sd_bus_message_ref(m));
+        return 1;
+}
+
+int bus_verb_send(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return deliver(m, userdata, error, false);
+}
+
+int bus_verb_call(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return deliver(m, userdata, error, true);
+}
+
+/* Run, Exec */
+
+typedef struct CommandOptions {
+        char **env;
+        const char *cwd, *user;
+        uint64_t timeout;
+        BusBytes input;
+        bool tty, detach, queue;
+        uint16_t rows, columns;
+        uint64_t ttl;
+} CommandOptions;
+
+#define COMMAND_OPTIONS                                                                                     \
+        { "env", "a{ss}", offsetof(CommandOptions, env) }, { "cwd", "s", offsetof(CommandOptions, cwd) },     \
+                { "user", "s", offsetof(CommandOptions, user) }, { "timeout", "t", offsetof(CommandOptions, timeout) }, \
+                { "tty", "b", offsetof(CommandOptions, tty) }, { "rows", "q", offsetof(CommandOptions, rows) }, \
+                { "columns", "q", offsetof(CommandOptions, columns) }, { "queue", "b", offsetof(CommandOptions, queue) }, \
+                { "ttl", "t", offsetof(CommandOptions, ttl) }
+
+static const BusOption run_options[] = { COMMAND_OPTIONS, { "stdin", "ay", offsetof(CommandOptions, input) }, {} };
+static const BusOption exec_options[] = { COMMAND_OPTIONS, { "detach", "b", offsetof(CommandOptions, detach) }, {} };
+
+static void command_options_done(CommandOptions *o)
+{
+        g_strfreev(o->env);
+}
+
+/* What polkit's rules and people see: the words, quoted where they need it. */
+static char *command_line(char **argv)
+{
+        GString *s = g_string_new(NULL);
+
+        for (; *argv; argv++) {
+                bool plain = **argv && strspn(*argv, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                                     "@%+=:,./_-") == strlen(*argv);
+                g_autofree char *quoted = plain ? NULL : g_shell_quote(*argv);
+                g_string_append_printf(s, "%s%s", s->len > 0 ? " " : "", plain ? *argv : quoted);
+        }
+        return g_string_free(s, FALSE);
+}
+
+static void on_run(void *userdata, WireError error, const char *text, const RunResult *result)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata, *reply = NULL;
+        int32_t status;
+        int r;
+
+        if (error != WIRE_OK) {
+                bus_error_reply(call, error, text);
+                return;
+        }
+        status = result->exit_status;
+        if ((r = sd_bus_message_new_method_return(call, &reply)) >= 0 &&
+            (r = sd_bus_message_append_basic(reply, 'i', &status)) >= 0 &&
+            (r = append_output(call, reply, result->out, result->n_out)) >= 0)
+                r = append_output(call, reply, result->err, result->n_err);
+        send_reply(call, reply, r);
+}
+
+static void on_exec(void *userdata, WireError error, const char *text, Job *j, const int fds[3])
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata;
+        _cleanup_free_ char *path = NULL;
+        int r;
+
+        if (error != WIRE_OK) {
+                bus_error_reply(call, error, text);
+                return;
+        }
+        path = bus_job_path(j->id);
+        r = sd_bus_reply_method_return(call, "uohhh", j->id, path, fds[0], fds[1], fds[2]);
+        if (r < 0 && r != -ENOTCONN) {
+                log_warning("Cannot answer Exec: %s", g_strerror(-r));
+                bus_error_reply(call, WIRE_FAILED, "The file descriptors cannot be passed on this bus");
+        }
+}
+
+static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool is_run)
+{
+        _cleanup_(command_options_done) CommandOptions o = { .timeout = USEC_INFINITY, .rows = 24, .columns = 80 };
+        g_autofree char *line = NULL, *text = NULL;
+        g_auto(GStrv) argv = NULL;
+        PolkitDetails details = {};
+        const Caller *caller;
+        ExecOptions options;
+        char **read = NULL;
+        Bus *b = userdata;
+        WireError e;
+        Guest *g;
+        int r;
+
+        if ((r = bus_read_guest(b, m, &g, &details)) < 0 || (r = sd_bus_message_read_strv(m, &read)) < 0)
+                return r;
+        argv = read ? read : g_new0(char *, 1);
+        if ((r = bus_options_read(m, is_run ? run_options : exec_options, &o, error)) < 0)
+                return r;
+        options = (ExecOptions){
+                .env = (const char *const *)o.env,
+                .cwd = o.cwd,
+                .user = o.user,
+                .timeout_usec = o.timeout == 0 ? USEC_INFINITY : o.timeout,
+                .tty = o.tty,
+                .rows = o.rows,
+                .columns = o.columns,
+                .detach = o.detach,
+                .input = o.input.data,
+                .n_input = o.input.n,
+        };
+        if ((e = exec_check_command((const char *const *)argv, &options, &text)) != WIRE_OK)
+                return bus_error_set(error, e, "%s", text);
+        details.command = line = command_line(argv);
+        details.user = o.user;
+        if ((r = bus_authorize(b, m, "exec", &details, &caller, error)) <= 0)
+                return r < 0 ? r : 1;
+        if (!g)
+                return bus_no_such_guest(error, details.domain_name);
+        if (o.queue)
+                return no_queue(error);
+        if (is_run)
+                exec_run(b->jobs, g, caller, (const char *const *)argv, &options, on_run, sd_bus_message_ref(m));
+        else
+                exec_start(b->jobs, g, caller, (const char *const *)argv, &options, on_exec, sd_bus_message_ref(m));
+        return 1;
+}
+
+int bus_verb_run(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return command(m, userdata, error, true);
+}
+
+int bus_verb_exec(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return command(m, userdata, error, false);
+}
+
+/* Push, Pull, PushFd, PullFd */
+
+typedef struct FileOptions {
+        uint32_t mode;
+        const char *owner, *overwrite;
+        bool preserve, resume, queue;
+        uint64_t ttl;
+} FileOptions;
+
+static const BusOption file_options[] = {
+        { "mode", "u", offsetof(FileOptions, mode) },
+        { "owner", "s", offsetof(FileOptions, owner) },
+        { "preserve", "b", offsetof(FileOptions, preserve) },
+        { "overwrite", "s", offsetof(FileOptions, overwrite) },
+        { "resume", "b", offsetof(FileOptions, resume) },
+        { "queue", "b", offsetof(FileOptions, queue) },
+        { "ttl", "t", offsetof(FileOptions, ttl) },
+        {},
+};
+
+static int read_file_options(sd_bus_message *m, FileOptions *o, sd_bus_error *error)
+{
+        int r = bus_options_read(m, file_options, o, error);
+
+        if (r < 0)
+                return r;
+        if (o->mode != UINT32_MAX && o->mode > MODE_MAX)
+                return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"mode\" is at most 0%o", MODE_MAX);
+        if (!str_eq(o->overwrite, "replace") && !str_eq(o->overwrite, "fail") && !str_eq(o->overwrite, "update"))
+                return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"overwrite\" is \"replace\", \"fail\" or \"update\", not \"%s\"",
+                                     o->overwrite);
+        if (o->owner && !*o->owner)
+                return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"owner\" is \"user:group\", \"user\" or \":group\"");
+        return 0;
+}
+
+/* A pipe's reader must have opened it for reading, and so on: better said now than by a failed job. */
+static int check_fd(int fd, bool is_push, sd_bus_error *error)
+{
+        int flags = fcntl(fd, F_GETFL);
+
+        if (flags < 0 || flags & O_PATH || (flags & O_ACCMODE) == (is_push ? O_WRONLY : O_RDONLY))
+                return bus_error_set(error, WIRE_INVALID_ARGS, "The file descriptor must be open for %s",
+                                     is_push ? "reading" : "writing");
+        return 0;
+}
+
+static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobKind kind, bool with_fd)
+{
+        FileOptions o = { .mode = UINT32_MAX, .overwrite = "replace", .resume = true };
+        const char *first = NULL, *second = NULL, *host_path, *guest_path;
+        _cleanup_free_ char *path = NULL;
+        g_autofree char *text = NULL;
+        PolkitDetails details = {};
+        const Caller *caller;
+        int fd = -EBADF, r;
+        Bus *b = userdata;
+        WireError e;
+        Guest *g;
+        Job *j;
+
+        if ((r = bus_read_guest(b, m, &g, &details)) < 0)
+                return r;
+        if (!with_fd)
+                r = sd_bus_message_read(m, "ss", &first, &second);
+        else
+                r = kind == JOB_PUSH ? sd_bus_message_read(m, "hs", &fd, &second) : sd_bus_message_read(m, "sh", &first, &fd);
+        if (r < 0 || (r = read_file_options(m, &o, error)) < 0 || (with_fd && (r = check_fd(fd, kind == JOB_PUSH, error)) < 0))
+                return r;
+        host_path = kind == JOB_PUSH ? first : second;
+        guest_path = kind == JOB_PUSH ? second : first;
+        details.path = guest_path;
+        if ((r = bus_authorize(b, m, job_kind_to_string(kind), &details, &caller, error)) <= 0)
+                return r < 0 ? r : 1;
+        if (!g)
+                return bus_no_such_guest(error, details.domain_name);
+        if (o.queue)
+                return no_queue(error);
+        if (with_fd && (fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)) < 0)
+                return bus_error_set(error, WIRE_LIMITS_EXCEEDED, "hostd is out of file descriptors");
+        e = transfer_start(b->jobs, kind, g, caller, host_path, fd, guest_path,
+                           &(TransferOptions){
+                                   .mode = o.mode,
+                                   .owner = o.owner,
+                                   .preserve = o.preserve,
+                                   .overwrite = o.overwrite,
+                                   .resume = o.resume,
+                                   .detach = !with_fd,
+                           },
+                           &j, &text);
+        if (e != WIRE_OK)
+                return bus_error_set(error, e, "%s", text);
+        path = bus_job_path(j->id);
+        return sd_bus_reply_method_return(m, "uo", j->id, path);
+}
+
+int bus_verb_push(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return transfer(m, userdata, error, JOB_PUSH, false);
+}
+
+int bus_verb_pull(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return transfer(m, userdata, error, JOB_PULL, false);
+}
+
+int bus_verb_push_fd(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return transfer(m, userdata, error, JOB_PUSH, true);
+}
+
+int bus_verb_pull_fd(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        return transfer(m, userdata, error, JOB_PULL, true);
+}
