@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command: what it prints, how it ends, what it makes of files."""
+
+import json
+import os
+
+from lab import tree
+
+
+def one_line(r, status=1):
+    assert r.returncode == status, (r.stdout, r.stderr)
+    assert r.stderr.count("\n") == 1, r.stderr
+    return r.stderr
+
+
+def documents(text):
+    """One JSON document, or one object a line."""
+    try:
+        found = json.loads(text)
+        return found if isinstance(found, list) else [found]
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def test_list(lab, vm):
+    text = lab.vmferry("list", check=True).stdout
+    line, = [line for line in text.splitlines() if line.split()[:1] == ["lab"]]
+    assert "ready" in line
+    guest, = [g for g in documents(lab.vmferry("--json", "list", check=True).stdout) if g.get("name") == "lab"]
+    assert guest["state"] == "ready"
+
+
+def test_status(lab, vm):
+    text = lab.vmferry("status", "lab", check=True).stdout
+    assert "ready" in text and vm.uuid in text
+    documents(lab.vmferry("--json", "status", "lab", check=True).stdout)
+    one_line(lab.vmferry("status", "nobody"))
+
+
+def test_wait_and_ping(lab, vm):
+    lab.vmferry("wait", "--timeout", "10", "lab", check=True)
+    assert lab.vmferry("ping", "-c", "2", "lab", check=True).stdout
+    one_line(lab.vmferry("ping", "-c", "1", "nobody"))
+
+
+def test_usage(lab, vm):
+    for argv in (), ("nonsense",), ("ping",), ("cp", "one"), ("list", "--colour"):
+        assert lab.vmferry(*argv).returncode == 2, argv
+    assert lab.vmferry("--help", check=True).stdout
+    assert lab.vmferry("--version", check=True).stdout
+
+
+def test_cp(lab, client, vm):
+    with open(lab.scratch("f"), "wb") as file:
+        file.write(os.urandom(100_000))
+    r = lab.vmferry("cp", lab.scratch("f"), "lab:/srv/f", check=True)
+    assert r.stderr == ""  # no bar where there is no terminal
+    lab.vmferry("cp", "lab:/srv/f", lab.scratch("f.back"), check=True)
+    with open(lab.scratch("f"), "rb") as a, open(lab.scratch("f.back"), "rb") as b:
+        assert a.read() == b.read()
+    # Into a directory that is there, under its own name.
+    os.makedirs(lab.scratch("into"), exist_ok=True)
+    lab.vmferry("cp", "lab:/srv/f", lab.scratch("into"), check=True)
+    assert os.path.getsize(lab.scratch("into/f")) == 100_000
+    one_line(lab.vmferry("cp", lab.scratch("missing"), "lab:/srv/x"))
+    one_line(lab.vmferry("cp", "lab:/srv/missing", lab.scratch("x")))
+    assert lab.vmferry("cp", lab.scratch("f"), lab.scratch("g")).returncode == 2
+
+
+def test_cp_stream(lab, vm):
+    lab.vmferry("cp", "-", "lab:/srv/stream", input="piped in", check=True)
+    assert lab.vmferry("cp", "lab:/srv/stream", "-", check=True).stdout == "piped in"
+
+
+def test_cp_tree(lab, vm):
+    tree.build(lab.scratch("t"), 50)
+    lab.vmferry("cp", lab.scratch("t"), "lab:/srv/", check=True)
+    lab.vmferry("cp", "lab:/srv/t", lab.scratch("t.back"), check=True)
+    assert tree.differences(tree.describe(lab.scratch("t")), tree.describe(lab.scratch("t.back"))) == []
+
+
+def test_jobs(lab, vm):
+    lab.vmferry("cp", "/etc/passwd", "lab:/srv/p", check=True)
+    text = lab.vmferry("jobs", "--all", check=True).stdout
+    assert "push" in text and "done" in text
+    documents(lab.vmferry("--json", "jobs", "--all", check=True).stdout)
+    one_line(lab.vmferry("cancel", "4000000000"))

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whatever restarts, the guest is ready again by itself, within two seconds of its daemon being up, while somebody pings."""
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from lab.bus import BusError, Client
+from lab.need import eventually
+from lab.virt import CONTROL
+
+LIMIT = 2.0
+
+
+class Pinger:
+    """Pings all the time, from a connection of its own, and minds no error that says why."""
+
+    KNOWN = ("NotReady", "Interrupted", "Timeout", "NoSuchGuest", "NoChannel", "ChannelBusy")
+
+    def __init__(self, address, name):
+        self.address, self.name = address, name
+        self.n_good, self.strange = 0, []
+        self.ends = threading.Event()
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+
+    def _work(self):
+        client = Client(self.address)
+        while not self.ends.is_set():
+            try:
+                client.ping(self.name, timeout=20)
+                self.n_good += 1
+                time.sleep(0.01)
+            except BusError as e:
+                # Without hostd the bus answers in its place.
+                if e.name not in self.KNOWN and not e.name.startswith("org.freedesktop.DBus.Error."):
+                    self.strange.append(str(e))
+                time.sleep(0.05)
+        client.close()
+
+    def stop(self):
+        self.ends.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive(), "a Ping hangs"
+        assert not self.strange, self.strange
+
+
+@pytest.fixture
+def pinger(lab, vm):
+    lab.client.wait_ready("lab", 60)
+    p = Pinger(lab.bus.address, "lab")
+    yield p
+    p.stop()
+
+
+def ready_again(client, since, limit=LIMIT):
+    """A Ping succeeds not later than that."""
+    while True:
+        try:
+            client.ping("lab", timeout=20)
+            return time.monotonic() - since
+        except BusError as e:
+            assert time.monotonic() - since < limit, f"after {time.monotonic() - since:.1f} s: {e}"
+            time.sleep(0.02)
+
+
+def boot_id(client):
+    return client.guest_properties("lab")["BootId"]
+
+
+def test_suspend(lab, vm, client, pinger, rounds):
+    for _ in range(rounds):
+        vm.suspend()
+        time.sleep(0.2)
+        vm.resume()
+        ready_again(client, time.monotonic())
+
+
+def test_guestd_killed(lab, vm, client, pinger, rounds):
+    for _ in range(rounds):
+        starts = vm.guestd_starts()
+        _kill_guestd(client)
+        ready_again(client, vm.wait_guestd(starts))
+
+
+def _kill_guestd(client):
+    """The command dies with the daemon that would tell of it."""
+    try:
+        client.run("lab", "sh", "-c", "kill -9 $(pidof vmferry-guestd)", timeout=20)
+    except BusError as e:
+        assert e.name in ("Interrupted", "NotReady", "Timeout"), str(e)
+
+
+def test_hostd_killed(lab, vm, client, pinger, rounds):
+    for _ in range(rounds):
+        lab.hostd.restart()
+        client.wait_ready("lab", LIMIT)
+        client.ping("lab")
+
+
+def test_libvirtd_restarted(lab, vm, client, pinger, rounds):
+    for i in range(rounds):
+        if i % 2:
+            lab.libvirtd.kill()
+            lab.libvirtd.start()
+        else:
+            lab.libvirtd.restart()
+        ready_again(client, time.monotonic())
+        eventually(lambda: client.get("/org/vmferry1", "org.vmferry1.Manager", "LibvirtState") == "connected", 10,
+                   "hostd's connection to libvirt")
+    # Its events are heard again.
+    vm.suspend()
+    lab.wait_state("lab", "paused", 5)
+    vm.resume()
+    lab.wait_state("lab", "ready", 5)
+
+
+def test_libvirtd_frozen(lab, vm, client, pinger):
+    """libvirtd that says nothing at all: everything with a connected guest goes on."""
+    lab.libvirtd.freeze()
+    try:
+        for _ in range(20):
+            assert client.ping("lab", timeout=5) > 0
+        with open(lab.scratch("frozen"), "wb") as file:
+            file.write(b"f" * 5_000_000)
+        client.done(client.push("lab", lab.scratch("frozen"), "/srv/frozen"), 20)
+        assert client.run("lab", "stat", "-c", "%s", "/srv/frozen")[1] == "5000000\n"
+        assert client.message("lab", "upper", "cold") == "COLD"
+        assert "lab" in lab.guests()
+    finally:
+        lab.libvirtd.thaw()
+    lab.wait_state("lab", "ready", 10)
+
+
+def test_reset(lab, vm, client, pinger, rounds):
+    for _ in range(rounds):
+        before, starts = boot_id(client), vm.guestd_starts()
+        vm.reset()
+        ready_again(client, vm.wait_guestd(starts))
+        assert boot_id(client) != before
+
+
+def test_reboot(lab, vm, client, pinger):
+    """From within; no event but the guest's own."""
+    before, starts = boot_id(client), vm.guestd_starts()
+    try:
+        client.run("lab", "reboot", "-f", timeout=20)
+    except BusError:
+        pass
+    ready_again(client, vm.wait_guestd(starts))
+    assert boot_id(client) != before
+
+
+def test_destroy_and_start(lab, vm, client, pinger, rounds):
+    for _ in range(rounds):
+        starts, path = vm.guestd_starts(), vm.channel_path(CONTROL)
+        vm.destroy()
+        lab.wait_state("lab", "off", 5)
+        vm.start()
+        assert vm.channel_path(CONTROL) != path
+        ready_again(client, vm.wait_guestd(starts))
+
+
+def test_qemu_killed(lab, vm, client, pinger):
+    starts = vm.guestd_starts()
+    os.kill(vm.qemu_pid(), signal.SIGKILL)
+    lab.wait_state("lab", "off", 10)
+    vm.start()
+    ready_again(client, vm.wait_guestd(starts))
+
+
+def test_hostd_killed_while_paused(lab, vm, client, pinger):
+    """The case in which QEMU never tells the guest that its host has gone."""
+    vm.suspend()
+    lab.hostd.restart()
+    lab.wait_state("lab", "paused", 10)
+    vm.resume()
+    # One deaf connection is to be expected, and found out: VIRTIO-SERIAL's 2.8.
+    ready_again(client, time.monotonic(), 8)
+
+
+def test_another_holds_the_socket(lab, vm, client):
+    lab.hostd.stop()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(vm.channel_path(CONTROL))
+        lab.hostd.start()
+        lab.wait_state("lab", "busy", 15)
+        with pytest.raises(BusError) as e:
+            client.ping("lab")
+        assert e.value.name in ("ChannelBusy", "NotReady")
+    client.wait_ready("lab", 20)
