@@ -155,7 +155,7 @@ static const char *parse_entry(RecordParser *p, uint8_t flags, Cursor *c, Record
                 return "a symlink's target is empty or too long";
         if (e->kind == ENTRY_HARDLINK && (n_path == 0 || !name_is_tree_path(e->target, n_target)))
                 return "a hard link's target is no path beneath a destination";
-        r->error = WIRE_PROTOCOL;
+        r->error = WIRE_OK;
         if (n_target > 0 && (e->kind == ENTRY_FILE || e->kind == ENTRY_DIRECTORY))
                 return "an entry that is no link has a target";
         if (!take_counted(c, n_user, &e->user) || !take_counted(c, n_group, &e->group))
@@ -250,6 +250,8 @@ static int gather_body(RecordParser *p, const uint8_t **data, size_t *n)
 {
         size_t k = MIN(p->length - p->n_body, *n);
 
+        if (k == 0)
+                return 0;
         if (p->n_body + k > p->allocated) {
                 /* Grows with what has come, not with what was announced. */
                 size_t want = MIN(MAX((p->n_body + k) * 2, (size_t)1024), (size_t)RECORD_BODY_MAX);
@@ -341,6 +343,12 @@ int record_parser_next(RecordParser *p, const uint8_t *untrusted_data, size_t n,
         *ret_taken = n_given - n;
         why = parse_body(p, ret->flags, body, p->length, ret);
         return why ? broken(p, ret, why, ret_why) : 1;
+}
+
+void record_parser_unread(RecordParser *p, size_t n)
+{
+        p->data_offset -= n;
+        p->data_left += (uint32_t)n;
 }
 
 void record_buffer_done(RecordBuffer *b)

@@ -117,6 +117,8 @@ RecordParser *record_parser_free(RecordParser *p);
  * ret->error by which name (WIRE_PROTOCOL, WIRE_INVALID_PATH). */
 int record_parser_next(RecordParser *p, const uint8_t *untrusted_data, size_t n, size_t *ret_taken, Record *ret,
                        const char **ret_why);
+/* Gives back the last n bytes of the DATA that was handed out last: they will be given again. */
+void record_parser_unread(RecordParser *p, size_t n);
 /* True between records: the stream may end here. */
 bool record_parser_is_idle(const RecordParser *p);
 

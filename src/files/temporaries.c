@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * Temporary names, made and recognised. A name that only looks a little like ours is the user's file.
+ */
+
+#include "files/temporaries.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/base.h"
+
+#define PREFIX ".vmferry-"
+#define SUFFIX ".part"
+
+void temporaries_format(char ret_name[TEMPORARY_NAME_SIZE], const char *transfer_id, uint64_t number)
+{
+        (void)snprintf(ret_name, TEMPORARY_NAME_SIZE, PREFIX "%.32s-%" PRIu64 SUFFIX, transfer_id, number);
+}
+
+bool temporaries_is(const char *name, char *ret_id)
+{
+        size_t n_id, n_number;
+        const char *id;
+
+        if (!str_has_prefix(name, PREFIX))
+                return false;
+        id = name + strlen(PREFIX);
+        n_id = strspn(id, "0123456789abcdef");
+        if (n_id == 0 || n_id >= TEMPORARY_ID_SIZE || id[n_id] != '-')
+                return false;
+        n_number = strspn(id + n_id + 1, "0123456789");
+        if (n_number == 0 || n_number > 20 || !str_eq(id + n_id + 1 + n_number, SUFFIX))
+                return false;
+        if (ret_id) {
+                memcpy(ret_id, id, n_id);
+                ret_id[n_id] = 0;
+        }
+        return true;
+}
+
+void temporaries_remove(int dir_fd, const char *transfer_id)
+{
+        int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        struct dirent *de;
+        DIR *d;
+
+        d = fd >= 0 ? fdopendir(fd) : NULL;
+        if (!d) {
+                (void)fd_close(fd);
+                return;
+        }
+        while ((de = readdir(d))) {
+                char id[TEMPORARY_ID_SIZE];
+
+                if (temporaries_is(de->d_name, id) && str_eq(id, transfer_id))
+                        (void)unlinkat(dir_fd, de->d_name, 0);
+        }
+        (void)closedir(d);
+}
