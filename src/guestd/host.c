@@ -108,7 +108,7 @@ static void on_up(Host *h, const Message *m)
 
         h->is_up = true;
         h->generation++;
-        log_notice("Host connected: vmferry-hostd %s", shown ? shown : "");
+        log_notice("Host connected: %s", shown ? shown : "");
         h->ops->up(h->userdata, m->json);
 }
 

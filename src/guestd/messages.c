@@ -16,6 +16,7 @@
 typedef struct Pending {
         struct Pending *next;
         uint64_t serial, token, id;
+        size_t n_payload;
         bool is_call;
         char topic[TOPIC_MAX + 1];
 } Pending;
@@ -31,13 +32,13 @@ struct Messages {
         uint64_t n_serials;
 };
 
-static void audit(bool is_call, uint64_t id, WireError error, const char *topic, size_t n_payload)
+static void audit(bool is_call, uint64_t id, WireError error, const char *topic, size_t n_payload, size_t n_answer)
 {
         char text[24];
 
         (void)snprintf(text, sizeof(text), "%llu", (unsigned long long)id);
         log_audit(is_call ? "call" : "send", text, error == WIRE_OK ? "ok" : wire_error_to_string(error),
-                  "topic=%s bytes=%zu", topic, n_payload);
+                  "topic=%s bytes=%zu answer=%zu", topic, n_payload, n_answer);
 }
 
 static void messages_end(Messages *m, uint64_t serial, WireError error, const char *text, const void *payload, size_t n)
@@ -47,7 +48,7 @@ static void messages_end(Messages *m, uint64_t serial, WireError error, const ch
                         continue;
                 _cleanup_free_ Pending *p = *at;
                 *at = p->next;
-                audit(p->is_call, p->id, error, p->topic, n);
+                audit(p->is_call, p->id, error, p->topic, p->n_payload, n);
                 if (!p->is_call) { /* answered when it began */
                         if (error != WIRE_OK)
                                 log_info("Message %llu of %s: %s", (unsigned long long)p->id, p->topic, text);
@@ -167,7 +168,7 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
                 return;
         }
         if (!policy_may(&m->config->policy, is_call ? POLICY_CALL : POLICY_SEND)) {
-                audit(is_call, id, WIRE_PERMISSION_DENIED, topic, untrusted->n_payload);
+                audit(is_call, id, WIRE_PERMISSION_DENIED, topic, untrusted->n_payload, 0);
                 m->ops->refuse(m->userdata, token, WIRE_PERMISSION_DENIED, "This guest's policy takes no such messages.");
                 return;
         }
@@ -186,6 +187,7 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         p->token = token;
         p->id = id;
         p->is_call = is_call;
+        p->n_payload = untrusted->n_payload;
         (void)snprintf(p->topic, sizeof(p->topic), "%s", topic);
 
         /* First remembered, then begun: what dies in between is not done twice. */
