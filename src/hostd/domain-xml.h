@@ -8,7 +8,7 @@
 
 #include "hostd/domain.h"
 
-#define DOMAIN_XML_MAX (16u * 1024 * 1024)
+#define DOMAIN_XML_MAX (8u * 1024 * 1024) /* libxml2's own limit on one text is 10 million bytes */
 
 /* Fills in sockets, aliases and channel_reason of `d` from the live XML; never fails: what cannot be used is a reason. */
 void domain_xml_read_channels(Domain *d, const char *untrusted_xml, const char *control_channel, const char *data_channel);
