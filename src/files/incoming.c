@@ -311,7 +311,7 @@ static ssize_t write_sink(Incoming *in, const uint8_t *data, size_t n, uint64_t 
 /* A hole on its way into a sink. 0: done; -EAGAIN: it is full; -EINPROGRESS */
 static int fill_hole(Incoming *in, uint64_t goal)
 {
-        static const uint8_t zeros[CHUNK];
+        static uint8_t zeros[CHUNK]; /* not const: it would fill the binary */
         uint64_t slice_end = in->end + SLICE;
 
         while (in->is_dense && in->end < goal) {

@@ -51,10 +51,13 @@ struct Publish {
 static bool kernel_tells_of_errors(void)
 {
         struct utsname u;
-        int major = 0, minor = 0;
+        unsigned long major, minor;
+        char *end;
 
-        if (uname(&u) < 0 || sscanf(u.release, "%d.%d", &major, &minor) != 2)
+        if (uname(&u) < 0)
                 return false;
+        major = strtoul(u.release, &end, 10); /* sscanf(3) would cost a static binary 70 KiB */
+        minor = *end == '.' ? strtoul(end + 1, NULL, 10) : 0;
         return major > 5 || (major == 5 && minor >= 8);
 }
 
