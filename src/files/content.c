@@ -124,7 +124,7 @@ static int catch_up(Content *c)
         bool is_prefix = c->hashed < c->n_agreed * c->block_size;
 
         while (c->hashed < end) {
-                static const uint8_t zeros[CHUNK];
+                static uint8_t zeros[CHUNK]; /* not const: it would fill the binary */
                 static uint8_t chunk[CHUNK];
                 size_t n = (size_t)MIN(end - c->hashed, CHUNK);
                 ssize_t k = (ssize_t)n;
@@ -214,13 +214,15 @@ ssize_t content_read(Content *c, uint8_t *buf, size_t n, uint64_t *ret_offset)
                 c->offset = c->data_end = c->n_agreed * c->block_size;
                 free(TAKE(c->blocks));
         }
-        if (c->hashed == c->offset && c->is_sparse && c->offset >= c->data_end && c->offset < c->size) {
+        for (;;) {
+                if (c->hashed < c->offset) {
+                        r = catch_up(c);
+                        if (r < 0)
+                                return r;
+                }
+                if (!c->is_sparse || c->offset < c->data_end || c->offset == c->size)
+                        break;
                 r = skip_hole(c);
-                if (r < 0)
-                        return r;
-        }
-        if (c->hashed < c->offset) {
-                r = catch_up(c);
                 if (r < 0)
                         return r;
         }
