@@ -471,6 +471,18 @@ START_TEST(kill_ends_the_tree)
 }
 END_TEST
 
+/* One that never stays for long under the same pid. */
+START_TEST(a_runner_is_caught)
+{
+        if (access("/usr/bin/perl", X_OK) < 0)
+                return;
+        start_script("ad", "exec perl -e '$SIG{TERM} = \"IGNORE\"; while (1) { exit 0 if fork; }'", "{\"stdout\":true}");
+        run_for(200000);
+        ck_assert_str_eq(call("process.kill", "{\"id\":\"ad\"}"), "");
+        wait_no_children();
+}
+END_TEST
+
 START_TEST(timeout_ends_the_tree)
 {
         start_script("ba", "setsid sh -c \"sleep 1000 & sleep 1000\"", "{\"stdout\":true,\"stderr\":true,\"timeout\":200000}");
@@ -705,6 +717,7 @@ int main(void)
         tcase_add_test(c, environment_and_directory);
         tcase_add_test(c, terminal);
         tcase_add_test(c, kill_ends_the_tree);
+        tcase_add_test(c, a_runner_is_caught);
         tcase_add_test(c, timeout_ends_the_tree);
         tcase_add_test(c, what_is_left_behind_is_left_alone);
         tcase_add_test(c, guestd_ends);

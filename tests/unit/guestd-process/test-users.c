@@ -37,7 +37,7 @@ static void teardown(void)
         users_set_files(NULL, NULL);
 }
 
-START_TEST(found)
+START_TEST(table_of_names)
 {
         static const struct {
                 const char *name;
@@ -144,7 +144,7 @@ int main(void)
         Suite *s = suite_create("users");
         TCase *c = tcase_create("users");
         tcase_add_checked_fixture(c, setup, teardown);
-        tcase_add_test(c, found);
+        tcase_add_test(c, table_of_names);
         tcase_add_test(c, without_files);
         tcase_add_test(c, asked_of_getent);
         tcase_add_test(c, environment);
