@@ -121,6 +121,9 @@ static ssize_t lane_offer(Lane *l, const uint8_t *data, size_t n, WireError *ret
         if (taken < n && !soon) {
                 l->drain_waits = true;
                 lane_ask_waits(l, &fill_fd, &l->drain_fd);
+                /* It may have to say something before it takes more. */
+                if (l->fill_fd < 0)
+                        l->fill_waits = false;
         }
         return (ssize_t)taken;
 }

@@ -20,15 +20,13 @@
 #include "proto/message.h"
 #include "proto/name.h"
 
-#define RECORD_ROOM 4096u /* what Sender and Receiver want for their next record */
-#define SCAN_USEC                                                                                           \
-        (100 * USEC_PER_MSEC) /* of a tree, before the stream is accepted; the rest beside other streams */
+/* Of a tree, before the stream is accepted; the rest is counted beside other streams. */
+#define SCAN_USEC (100 * USEC_PER_MSEC)
 #define AUDIT_PATH_MAX 4096u
 
 typedef struct Transfer {
         Receiver *receiver; /* push */
         Sender *sender;     /* pull */
-        bool is_scanning;   /* the sender counts its tree */
         bool is_ended;      /* the peer says nothing more */
         char *id, *path;
         CarryAudit audit;
@@ -72,27 +70,16 @@ static void transfer_audit(const Transfer *t, const char *verb, const char *resu
 
 /* --- endpoints --- */
 
-/* Small records come one by one: as many as there are go into one frame. */
 static ssize_t push_fill(void *userdata, uint8_t *buf, size_t n, WireError *ret_error, const char **ret_text)
 {
         Transfer *t = userdata;
-        size_t filled = 0;
+        ssize_t r = receiver_fill(t->receiver, buf, n);
 
-        while (n - filled >= RECORD_ROOM) {
-                ssize_t r = receiver_fill(t->receiver, buf + filled, n - filled);
-
-                if (r > 0)
-                        filled += (size_t)r;
-                else if (filled > 0)
-                        break; /* what it said now it will say again */
-                else if (r == 0 && t->is_ended) {
-                        *ret_error = WIRE_PROTOCOL;
-                        *ret_text = "the sender ended before its transfer did";
-                        return -EBADMSG;
-                } else
-                        return r;
-        }
-        return (ssize_t)filled;
+        if (r != 0 || !t->is_ended)
+                return r;
+        *ret_error = WIRE_PROTOCOL;
+        *ret_text = "the sender ended before its transfer did";
+        return -EBADMSG;
 }
 
 static ssize_t push_drain(void *userdata, const uint8_t *data, size_t n, WireError *ret_error,
@@ -102,7 +89,7 @@ static ssize_t push_drain(void *userdata, const uint8_t *data, size_t n, WireErr
         ssize_t r = receiver_feed(t->receiver, data, n, ret_text);
 
         if (r < 0)
-                *ret_error = r == -EBADMSG ? WIRE_PROTOCOL : wire_error_from_errno((int)-r);
+                *ret_error = receiver_progress(t->receiver)->error;
         return r;
 }
 
@@ -133,6 +120,9 @@ static void push_closed(void *userdata, WireError error, const char *text, bool 
         const ReceiverProgress *p = receiver_progress(t->receiver);
         char digest[DIGEST_TEXT_SIZE], extra[160];
 
+        /* What was only interrupted will be taken up again. */
+        if (error != WIRE_OK && error != WIRE_INTERRUPTED)
+                receiver_give_up(t->receiver);
         digest_format(p->digest, digest);
         (void)snprintf(extra, sizeof(extra), " bytes=%llu files=%llu failed=%llu digest=%s",
                        (unsigned long long)p->n_bytes, (unsigned long long)p->n_files,
@@ -152,30 +142,13 @@ static const EndpointOps push_ops = {
 static ssize_t pull_fill(void *userdata, uint8_t *buf, size_t n, WireError *ret_error, const char **ret_text)
 {
         Transfer *t = userdata;
-        size_t filled = 0;
+        ssize_t r = sender_fill(t->sender, buf, n);
 
-        if (t->is_scanning) {
-                SenderSource unused;
-
-                if (sender_scan(t->sender, &unused) > 0)
-                        return -EAGAIN;
-                t->is_scanning = false;
-        }
-        while (n - filled >= RECORD_ROOM) {
-                ssize_t r = sender_fill(t->sender, buf + filled, n - filled);
-
-                if (r > 0)
-                        filled += (size_t)r;
-                else if (filled > 0)
-                        break;
-                else if (r == 0 && t->is_ended) {
-                        *ret_error = WIRE_PROTOCOL;
-                        *ret_text = "the receiver ended before its transfer did";
-                        return -EBADMSG;
-                } else
-                        return r;
-        }
-        return (ssize_t)filled;
+        if (r != 0 || !t->is_ended)
+                return r;
+        *ret_error = WIRE_PROTOCOL;
+        *ret_text = "the receiver ended before its transfer did";
+        return -EBADMSG;
 }
 
 static ssize_t pull_drain(void *userdata, const uint8_t *data, size_t n, WireError *ret_error,
@@ -368,6 +341,19 @@ static json_object *source_format(const SenderSource *source)
         return o;
 }
 
+/* What is known of a tree that is not counted yet. */
+static void source_of_tree(const char *path, SenderSource *ret)
+{
+        size_t end = strlen(path), start;
+
+        while (end > 1 && path[end - 1] == '/')
+                end--;
+        for (start = end; start > 0 && path[start - 1] != '/'; start--)
+                ;
+        *ret = (SenderSource){ .is_tree = true, .n_bytes = SIZE_UNKNOWN, .n_files = SIZE_UNKNOWN };
+        (void)snprintf(ret->name, sizeof(ret->name), "%.*s", (int)(end - start), path + start);
+}
+
 static void expect_parse(json_object *params, SenderConfig *config)
 {
         json_object *o = message_obj(params, "expect"), *inode;
@@ -406,11 +392,12 @@ WireError carry_pull_new(const Policy *policy, json_object *untrusted_params, Ca
                 transfer_audit(t, "pull", wire_error_to_string(error), "");
                 return error;
         }
-        /* A big tree is counted on while the stream is open, if the sender has said what it is by then. */
         deadline = fs_now_usec() + SCAN_USEC;
-        do
-                t->is_scanning = sender_scan(t->sender, &source) > 0;
-        while (t->is_scanning && (!source.name[0] || fs_now_usec() < deadline));
+        while (sender_scan(t->sender, &source) > 0)
+                if (fs_now_usec() >= deadline) {
+                        source_of_tree(t->path, &source);
+                        break;
+                }
         *ret_reply = source_format(&source);
         *ret_ops = &pull_ops;
         *ret_stream = TAKE(t);
