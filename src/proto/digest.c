@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * XXH64 by libxxhash, the only file that includes it: of the fast ones it is the one that stays fast where there are no
- * vector instructions, which is where guests under emulation are.
+ * XXH64 by libxxhash, the only file that includes it: of the fast ones it is the one that stays fast where
+ * there are no vector instructions, which is where guests under emulation are.
  */
 
 #include "proto/digest.h"

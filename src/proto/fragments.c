@@ -70,7 +70,8 @@ static int fragment_append(Fragment *p, const uint8_t *body, size_t n)
         return 0;
 }
 
-int fragments_feed(Fragments *f, const FrameHeader *h, const uint8_t *body, const uint8_t **ret_data, size_t *ret_n)
+int fragments_feed(Fragments *f, const FrameHeader *h, const uint8_t *body, const uint8_t **ret_data,
+                   size_t *ret_n)
 {
         bool has_more = h->flags & FRAME_MORE;
         Fragment *p = fragments_find(f, h);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Frames out of a byte stream that may begin, end or jump anywhere. The parser holds what its driver read and looks at
- * each byte once while all is well: a header is checked when its 40 bytes are there, a body when its last byte is, and
- * neither again. Only behind a lie, a header or seal that is wrong, does it step back and search the same bytes.
+ * Frames out of a byte stream that may begin, end or jump anywhere. The parser holds what its driver read
+ * and looks at each byte once while all is well: a header is checked when its 40 bytes are there, a body
+ * when its last byte is, and neither again. Only behind a lie, a header or seal that is wrong, does it step
+ * back and search the same bytes.
  */
 
 #include "proto/frame.h"
@@ -242,8 +243,8 @@ bool frame_parser_unstall(FrameParser *p)
 
                 if (p->end - at < FRAME_HEADER_SIZE)
                         return false;
-                /* A handshake inside a file's content does not end where the peer fell silent: hence the second
-                 * question. */
+                /* A handshake inside a file's content does not end where the peer fell silent: hence the
+                 * second question. */
                 if (header_parse(p->data + at, &header, &check) && frame_type_is_handshake(header.type) &&
                     p->end - at >= frame_size(&header) && seal_is_right(p->data + at, &header, check) &&
                     parser_is_in_step(p, at)) {

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The ids of requests that have no answer yet, of one side: at most REQUESTS_MAX. Ids of a session ascend, in the sense of
- * serial numbers (RFC 1982), which is what keeps the set sorted by itself.
+ * The ids of requests that have no answer yet, of one side: at most REQUESTS_MAX. Ids of a session ascend,
+ * in the sense of serial numbers (RFC 1982), which is what keeps the set sorted by itself.
  */
 
 #include <stdbool.h>
@@ -14,7 +14,7 @@ typedef struct Idset {
         uint32_t *ids;
         size_t n, allocated;
         uint32_t last; /* 0: none yet */
-} Idset; /* zeroed: empty */
+} Idset;               /* zeroed: empty */
 
 void idset_done(Idset *s);
 /* Whether the id may come next: not 0, and above all that came before. */

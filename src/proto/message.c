@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * JSON at the border. What json-c lets pass and we don't: text behind the object, escaped NULs, UTF-8 that sd-bus would
- * refuse. A payload is copied once, the text not at all.
+ * JSON at the border. What json-c lets pass and we don't: text behind the object, escaped NULs, UTF-8 that
+ * sd-bus would refuse. A payload is copied once, the text not at all.
  */
 
 #include "proto/message.h"
@@ -29,7 +29,8 @@ static json_object *object_put(json_object *o)
 }
 DEFINE_CLEANUP(json_object *, object_put);
 
-/* json-c cuts keys at a NUL, and every reader of a C string cuts values: nobody may mean two things with one text. */
+/* json-c cuts keys at a NUL, and every reader of a C string cuts values: nobody may mean two things with one
+ * text. */
 static bool has_escaped_nul(const char *text, size_t n)
 {
         static const char needle[] = "\\u0000";
@@ -104,7 +105,8 @@ void message_done(Message *m)
         *m = (Message){ 0 };
 }
 
-int message_format(json_object *json, const void *payload, size_t n_payload, uint8_t **ret_body, size_t *ret_n)
+int message_format(json_object *json, const void *payload, size_t n_payload, uint8_t **ret_body,
+                   size_t *ret_n)
 {
         const char *text;
         size_t n_text;
@@ -210,7 +212,8 @@ char **message_strv_free(char **strv)
         return NULL;
 }
 
-/* Paths and strerror() texts find their way into sentences: what is no UTF-8 in them must not cost the session. */
+/* Paths and strerror() texts find their way into sentences: what is no UTF-8 in them must not cost the
+ * session. */
 static void text_make_utf8(char *text)
 {
         size_t n = strlen(text);
@@ -265,5 +268,6 @@ WireError message_get_error(json_object *o, const char **ret_text)
         *ret_text = message_str(o, "message", "");
         if (!json_object_object_get_ex(o, "error", &v))
                 return WIRE_OK;
-        return wire_error_from_string(json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL);
+        return wire_error_from_string(json_object_is_type(v, json_type_string) ? json_object_get_string(v)
+                                                                               : NULL);
 }

@@ -21,11 +21,12 @@ typedef struct Message {
         uint8_t *raw;           /* owned */
 } Message;
 
-/* 0; -EBADMSG: no JSON object, nested too deep, NUL or UTF-8 trouble in its text; -E2BIG; -ENOMEM. Keeps nothing of `data`. */
+/* 0; -EBADMSG: no JSON object, nested too deep, NUL or UTF-8 trouble in its text; -E2BIG; -ENOMEM. Keeps nothing
+ * of `data`. */
 int message_parse(const uint8_t *untrusted_data, size_t n, Message *ret);
 void message_done(Message *m);
-/* 0 and a malloc'ed body (json is borrowed; payload NULL: none); -E2BIG: json or payload is past its limit; -EILSEQ: text in it
- * that is no UTF-8 or has a NUL; -ENOMEM. */
+/* 0 and a malloc'ed body (json is borrowed; payload NULL: none); -E2BIG: json or payload is past its limit;
+ * -EILSEQ: text in it that is no UTF-8 or has a NUL; -ENOMEM. */
 int message_format(json_object *json, const void *payload, size_t n_payload, uint8_t **ret_body, size_t *ret_n);
 
 const char *message_str(json_object *o, const char *key, const char *otherwise);

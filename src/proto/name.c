@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The judge of names. Pure, no locale: what is a letter here is one in every guest. UTF-8 is judged as sd-bus judges
- * it (Unicode 15, table 3-7, and no noncharacters), so that what passes here never makes it refuse a message.
+ * The judge of names. Pure, no locale: what is a letter here is one in every guest. UTF-8 is judged as
+ * sd-bus judges it (Unicode 15, table 3-7, and no noncharacters), so that what passes here never makes it
+ * refuse a message.
  */
 
 #include "proto/name.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * First in, first out: a peer sees messages in the order in which they were given, and never has more than one of them
- * in parts.
+ * First in, first out: a peer sees messages in the order in which they were given, and never has more than
+ * one of them in parts.
  */
 
 #include "proto/outq.h"

@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * What waits to be written, in order: bodies, cut into frames only when there is room on the port for the next one.
+ * What waits to be written, in order: bodies, cut into frames only when there is room on the port for the
+ * next one.
  */
 
 #include <stdbool.h>
@@ -16,7 +17,7 @@ typedef struct OutqItem OutqItem;
 typedef struct Outq {
         OutqItem *head, *tail;
         size_t n_bytes; /* bodies, and FRAME_HEADER_SIZE for each */
-} Outq; /* zeroed: empty */
+} Outq;                 /* zeroed: empty */
 
 void outq_done(Outq *q); /* and empties */
 /* Takes body (malloc'ed, may be NULL for n 0) over in any case. -ENOBUFS: past max bytes; -ENOMEM. */
@@ -25,6 +26,6 @@ static inline bool outq_is_empty(const Outq *q)
 {
         return !q->head;
 }
-/* Writes the next frame's body, at most FRAME_BODY_MAX bytes, and the header's type, flags, stream and length. The queue is
- * not empty. */
+/* Writes the next frame's body, at most FRAME_BODY_MAX bytes, and the header's type, flags, stream and
+ * length. The queue is not empty. */
 void outq_next(Outq *q, uint8_t *ret_body, FrameHeader *ret_header);

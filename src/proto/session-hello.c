@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The handshake. The session id is made of a nonce of each side, and what makes it fresh is the host's: a guest that was
- * restored from a snapshot says again what it said before. Nothing here believes a body beyond its types; what the guest
- * says about itself is judged by whoever uses it.
+ * The handshake. The session id is made of a nonce of each side, and what makes it fresh is the host's: a
+ * guest that was restored from a snapshot says again what it said before. Nothing here believes a body
+ * beyond its types; what the guest says about itself is judged by whoever uses it.
  */
 
 #include "proto/session-private.h"
@@ -64,8 +64,8 @@ void session_hello_drop(Session *s)
         s->hello_type = 0;
 }
 
-/* Replaces what waits: only the latest word of a handshake counts. If there is no memory, nothing is said, and the
- * driver's patience does the rest. */
+/* Replaces what waits: only the latest word of a handshake counts. If there is no memory, nothing is said,
+ * and the driver's patience does the rest. */
 static void hello_queue(Session *s, uint8_t type, json_object *json)
 {
         uint8_t *body;
@@ -119,8 +119,8 @@ static void add_config(json_object *o, const Session *s)
         {
                 size_t n = strlen(key) + 4;
 
-                n += strlen(json_object_to_json_string_ext(
-                        value, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                n += strlen(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN |
+                                                                          JSON_C_TO_STRING_NOSLASHESCAPE));
                 if (n > n_room)
                         continue;
                 n_room -= n;
@@ -179,7 +179,8 @@ static int session_heard(Session *s, SessionEvent *ret)
         return 1;
 }
 
-/* Host: the guest has opened its port. Each of these is worth one HELLO, also the one that crossed our last. */
+/* Host: the guest has opened its port. Each of these is worth one HELLO, also the one that crossed our last.
+ */
 static int host_hello_req(Session *s, SessionEvent *ret)
 {
         if (s->state == SESSION_UP)
@@ -195,13 +196,14 @@ static int host_refused(Session *s, SessionEvent *ret, json_object *ack, int64_t
 
         s->state = SESSION_REFUSED;
         if (version != 0)
-                (void)snprintf(s->text, sizeof(s->text), "the guest chose version %lld, which was not offered",
-                               (long long)version);
+                (void)snprintf(s->text, sizeof(s->text),
+                               "the guest chose version %lld, which was not offered", (long long)version);
         else if (!range_parse(ack, "range", range))
                 (void)snprintf(s->text, sizeof(s->text), "the guest speaks no version from %d to %d",
                                s->config.version_min, s->config.version_max);
         else
-                (void)snprintf(s->text, sizeof(s->text), "the guest speaks versions %lld to %lld, this host %d to %d",
+                (void)snprintf(s->text, sizeof(s->text),
+                               "the guest speaks versions %lld to %lld, this host %d to %d",
                                (long long)range[0], (long long)range[1], s->config.version_min,
                                s->config.version_max);
         *ret = (SessionEvent){ .type = SESSION_EVENT_INCOMPATIBLE, .text = s->text };
@@ -222,9 +224,11 @@ static int host_hello_ack(Session *s, const Frame *f, SessionEvent *ret)
                 return session_heard(s, ret);
         }
         version = message_int(ack.json, "version", -1);
-        if (!nonce_parse(message_str(ack.json, "echo", NULL), echo) || memcmp(echo, s->nonce, NONCE_SIZE) != 0 ||
+        if (!nonce_parse(message_str(ack.json, "echo", NULL), echo) ||
+            memcmp(echo, s->nonce, NONCE_SIZE) != 0 ||
             !nonce_parse(message_str(ack.json, "nonce", NULL), nonce)) {
-                /* an answer to an earlier HELLO: somebody is there, and the answer to this one is on its way */
+                /* an answer to an earlier HELLO: somebody is there, and the answer to this one is on its way
+                 */
                 message_done(&ack);
                 s->counters.n_frames_dropped++;
                 return session_heard(s, ret);
@@ -312,7 +316,8 @@ int session_hello_start(Session *s, const Frame *f, SessionEvent *ret)
 
         if (f->header.seq != 0 || message_parse(f->body, f->header.length, &start) < 0)
                 return session_drop(s);
-        is_ours = nonce_parse(message_str(start.json, "echo", NULL), echo) && memcmp(echo, s->nonce, NONCE_SIZE) == 0;
+        is_ours = nonce_parse(message_str(start.json, "echo", NULL), echo) &&
+                  memcmp(echo, s->nonce, NONCE_SIZE) == 0;
         message_done(&start);
         if (!is_ours)
                 return session_drop(s);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The control port: requests, replies, notifications. What they say is for the layer above; here only their form, their
- * ids and their number are judged.
+ * The control port: requests, replies, notifications. What they say is for the layer above; here only their
+ * form, their ids and their number are judged.
  */
 
 #include "proto/session-private.h"
@@ -30,10 +30,12 @@ int session_message_gather(Session *s, const Frame *f, SessionEvent *ret, bool *
                                             : "the peer sent a message that is not well-formed");
 }
 
-/* The peer may believe that it has fewer requests open than we do: it forgot some. It is told, not punished. */
+/* The peer may believe that it has fewer requests open than we do: it forgot some. It is told, not punished.
+ */
 static void session_refuse(Session *s, uint32_t id)
 {
-        json_object *o = message_error(WIRE_LIMITS_EXCEEDED, "%u requests wait for an answer already", REQUESTS_MAX);
+        json_object *o =
+                message_error(WIRE_LIMITS_EXCEEDED, "%u requests wait for an answer already", REQUESTS_MAX);
 
         if (!o) {
                 s->doom = "out of memory";
@@ -91,7 +93,8 @@ int session_message_frame(Session *s, const Frame *f, SessionEvent *ret)
         return 1;
 }
 
-static int session_send(Session *s, uint8_t type, uint32_t id, json_object *json, const void *payload, size_t n_payload)
+static int session_send(Session *s, uint8_t type, uint32_t id, json_object *json, const void *payload,
+                        size_t n_payload)
 {
         uint8_t *body;
         size_t n;

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The inside of a Session, for session.c (driver's side), session-hello.c (handshake), session-message.c (control port)
- * and session-stream.c (data port) only.
+ * The inside of a Session, for session.c (driver's side), session-hello.c (handshake), session-message.c
+ * (control port) and session-stream.c (data port) only.
  */
 
 #include "base/base.h"
@@ -76,7 +76,8 @@ static inline int session_drop(Session *s)
         s->counters.n_frames_dropped++;
         return 0;
 }
-/* A frame that must not be lost while the session is up (body taken over): if it can't be queued, the session ends. */
+/* A frame that must not be lost while the session is up (body taken over): if it can't be queued, the
+ * session ends. */
 void session_push(Session *s, uint8_t type, uint32_t stream, uint8_t *body, size_t n);
 /* The same with a JSON body (borrowed); -E2BIG, -ENOMEM, -EILSEQ: it has no form, and nothing was queued. */
 int session_push_json(Session *s, uint8_t type, uint32_t stream, json_object *json);

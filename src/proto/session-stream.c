@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The data port: the frames of streams. DATA is framed in the driver's buffer and handed out in the parser's: no byte of
- * it is copied here.
+ * The data port: the frames of streams. DATA is framed in the driver's buffer and handed out in the
+ * parser's: no byte of it is copied here.
  */
 
 #include "proto/session-private.h"
@@ -95,7 +95,9 @@ static int data_frame(Session *s, const Frame *f, SessionEvent *ret)
                 return session_break(s, ret, "the peer sent more than the credit of stream %u", st->id);
         if (n == 0)
                 return 0;
-        *ret = (SessionEvent){ .type = SESSION_EVENT_STREAM_DATA, .id = st->id, .data = f->body, .n_data = n };
+        *ret = (SessionEvent){
+                .type = SESSION_EVENT_STREAM_DATA, .id = st->id, .data = f->body, .n_data = n
+        };
         return 1;
 }
 
@@ -146,7 +148,8 @@ static int credit_frame(Session *s, const Frame *f, SessionEvent *ret)
                 return 0; /* of a stream that has just ended: nobody's fault */
         was_writable = stream_is_writable(st);
         if (!stream_credited(st, load_le32(f->body)))
-                return session_break(s, ret, "the peer gave back credit of stream %u that was not used", st->id);
+                return session_break(s, ret, "the peer gave back credit of stream %u that was not used",
+                                     st->id);
         if (was_writable || !stream_is_writable(st) || !window_is_open(&s->window))
                 return 0;
         *ret = (SessionEvent){ .type = SESSION_EVENT_STREAM_ROOM, .id = st->id };
@@ -159,7 +162,8 @@ static int ack_frame(Session *s, const Frame *f, SessionEvent *ret)
         WindowTotal total;
 
         if (f->header.length != ACK_BODY_SIZE)
-                return session_break(s, ret, "the peer sent an acknowledgement of %u bytes", f->header.length);
+                return session_break(s, ret, "the peer sent an acknowledgement of %u bytes",
+                                     f->header.length);
         total = (WindowTotal){ .n_bytes = load_le64(f->body), .n_frames = load_le32(f->body + 8) };
         if (!window_acked(&s->window, &total))
                 return session_break(s, ret, "the peer acknowledged data that was not sent");
@@ -316,9 +320,11 @@ size_t session_stream_seal(Session *s, uint32_t id, uint8_t *frame, size_t n)
         size_t n_frame;
 
         assert(st && n > 0 && n <= session_stream_room(s, id));
-        h = (FrameHeader){
-                .type = FRAME_DATA, .stream = id, .seq = s->seq_out++, .length = (uint32_t)n, .session = s->epoch
-        };
+        h = (FrameHeader){ .type = FRAME_DATA,
+                           .stream = id,
+                           .seq = s->seq_out++,
+                           .length = (uint32_t)n,
+                           .session = s->epoch };
         st->credit -= (uint32_t)n;
         window_sent(&s->window, n);
         n_frame = frame_seal(frame, &h);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A session as its driver sees it: life, bytes in, events out, frames out. It leans on one promise, that bytes of one
- * direction arrive in order or not at all: the sequence number notices everything else, and then the session ends and a
- * new handshake begins.
+ * A session as its driver sees it: life, bytes in, events out, frames out. It leans on one promise, that
+ * bytes of one direction arrive in order or not at all: the sequence number notices everything else, and
+ * then the session ends and a new handshake begins.
  */
 
 #include "proto/session.h"
@@ -63,7 +63,8 @@ void session_clear(Session *s)
         idset_done(&s->own_requests);
         idset_done(&s->peer_requests);
         stream_table_done(&s->streams);
-        /* The host's ids go on, so that nobody takes a stream for one of before. They would last for years. */
+        /* The host's ids go on, so that nobody takes a stream for one of before. They would last for years.
+         */
         if (s->config.role == SESSION_HOST && last_id < UINT32_MAX / 2)
                 s->streams.last_id = last_id;
         s->window = (Window){ 0 };
@@ -183,7 +184,8 @@ static int session_ping_frame(Session *s, const Frame *f, SessionEvent *ret)
         }
         if (s->n_pings >= PINGS_MAX)
                 return session_drop(s);
-        s->pings[(s->first_ping + s->n_pings++) % PINGS_MAX] = (Ping){ .type = FRAME_PONG, .cookie = cookie };
+        s->pings[(s->first_ping + s->n_pings++) % PINGS_MAX] =
+                (Ping){ .type = FRAME_PONG, .cookie = cookie };
         s->window.is_pressed = true;
         return 0;
 }
@@ -230,7 +232,8 @@ static int session_frame(Session *s, const Frame *f, SessionEvent *ret)
         case FRAME_ACK:
                 return is_control ? session_drop(s) : session_stream_frame(s, f, ret);
         default:
-                /* of a later version, which uses it only with those who know it; or a mistake, which is then harmless */
+                /* of a later version, which uses it only with those who know it; or a mistake, which is then
+                 * harmless */
                 return session_drop(s);
         }
 }
@@ -265,7 +268,8 @@ int session_next_event(Session *s, SessionEvent *ret)
         if (s->doom)
                 return session_break(s, ret, "%s", s->doom);
         while (r == 0 && frame_parser_next(s->parser, &f)) {
-                s->counters.n_bytes_received += FRAME_HEADER_SIZE + (uint64_t)f.header.length + FRAME_SEAL_SIZE;
+                s->counters.n_bytes_received +=
+                        FRAME_HEADER_SIZE + (uint64_t)f.header.length + FRAME_SEAL_SIZE;
                 r = session_dispatch(s, &f, ret);
         }
         s->counters.frames = *frame_parser_counters(s->parser);
@@ -354,7 +358,8 @@ int session_ping(Session *s, uint64_t cookie)
                 return -ENOTCONN;
         if (s->n_pings >= PINGS_MAX)
                 return -ENOBUFS;
-        s->pings[(s->first_ping + s->n_pings++) % PINGS_MAX] = (Ping){ .type = FRAME_PING, .cookie = cookie };
+        s->pings[(s->first_ping + s->n_pings++) % PINGS_MAX] =
+                (Ping){ .type = FRAME_PING, .cookie = cookie };
         return 0;
 }
 

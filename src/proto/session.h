@@ -103,16 +103,16 @@ int session_next_event(Session *s, SessionEvent *ret); /* 1: an event; 0: none *
 int session_output_next(Session *s, const uint8_t **ret_frame, size_t *ret_n);
 bool session_output_pending(const Session *s);
 
-/* When session_tick() wants to be called (USEC_INFINITY: never). Only a half frame that lies still needs it. Ask for events
- * after it. */
+/* When session_tick() wants to be called (USEC_INFINITY: never). Only a half frame that lies still needs it. Ask
+ * for events after it. */
 uint64_t session_deadline(const Session *s);
 void session_tick(Session *s, uint64_t now_usec);
 /* When anything valid of the present peer last arrived; 0: never. For the driver's own patience. */
 uint64_t session_heard_usec(const Session *s);
 
-/* In a session; -ENOTCONN otherwise and behind session_bye(), -ENOBUFS: OUTQ_BYTES_MAX or REQUESTS_MAX reached (or 16 pings
- * and pongs unwritten), -E2BIG, -EILSEQ (text that is no UTF-8), -ENOMEM. json is borrowed. Request ids begin at random and go
- * on from session to session. */
+/* In a session; -ENOTCONN otherwise and behind session_bye(), -ENOBUFS: OUTQ_BYTES_MAX or REQUESTS_MAX reached
+ * (or 16 pings and pongs unwritten), -E2BIG, -EILSEQ (text that is no UTF-8), -ENOMEM. json is borrowed. Request
+ * ids begin at random and go on from session to session. */
 int session_ping(Session *s, uint64_t cookie);
 int session_request(Session *s, json_object *json, const void *payload, size_t n_payload, uint32_t *ret_id);
 void session_forget(Session *s, uint32_t id); /* a late reply to it will be dropped */
@@ -121,17 +121,18 @@ int session_reply(Session *s, uint32_t id, json_object *json, const void *payloa
 int session_notify(Session *s, json_object *json, const void *payload, size_t n_payload);
 int session_bye(Session *s); /* queued last; nothing may be begun behind it. Pings go on. */
 
-/* Streams, on a data port. Ids are chosen by the host, count up, and are not used again in a session. accept, reset and eof:
- * -ENOENT: the id is gone, -ENOTCONN: the session is; they are not refused for a full queue (at twice OUTQ_BYTES_MAX the
- * session ends). Room is there when a stream was accepted, then when STREAM_ROOM says so. */
+/* Streams, on a data port. Ids are chosen by the host, count up, and are not used again in a session. accept,
+ * reset and eof: -ENOENT: the id is gone, -ENOTCONN: the session is; a full queue is no reason to refuse them (at
+ * twice OUTQ_BYTES_MAX the session ends). Room is there when a stream was accepted, then when STREAM_ROOM says so. */
 int session_stream_open(Session *s, json_object *params, uint32_t *ret_id);             /* host */
 int session_stream_accept(Session *s, uint32_t id, json_object *json);                  /* guest; json may be NULL */
 int session_stream_reset(Session *s, uint32_t id, WireError error, const char *message); /* either; id is gone then */
 int session_stream_eof(Session *s, uint32_t id); /* behind all DATA sealed before */
-/* Bytes that one DATA frame may carry now: FRAME_BODY_MAX, or 0: not accepted yet, or wait for STREAM_ROOM. Credit and window
- * are not used up to the last scrap: that would only make small frames. */
+/* Bytes that one DATA frame may carry now: FRAME_BODY_MAX, or 0: not accepted yet, or wait for STREAM_ROOM.
+ * Credit and window are not used up to the last scrap: that would only make small frames. */
 size_t session_stream_room(const Session *s, uint32_t id);
-/* Makes a DATA frame of n bytes (1..room, asserted) that stand at frame + FRAME_HEADER_SIZE; returns its whole size, to be written next. */
+/* Makes a DATA frame of n bytes (1..room, asserted) that stand at frame + FRAME_HEADER_SIZE; returns its whole
+ * size, to be written next. */
 size_t session_stream_seal(Session *s, uint32_t id, uint8_t *frame, size_t n);
 /* The reader has done with n bytes of STREAM_DATA. */
 void session_stream_taken(Session *s, uint32_t id, size_t n);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Streams, sorted by id: ids only grow, so a new one goes to the end. The one that was looked up last is remembered,
- * because bulk comes in runs.
+ * Streams, sorted by id: ids only grow, so a new one goes to the end. The one that was looked up last is
+ * remembered, because bulk comes in runs.
  */
 
 #include "proto/stream.h"

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * What is in flight on a data port as a whole, both ways: DATA frames and their bytes, acknowledged in totals since the
- * session began. It keeps QEMU's and the kernel's queues short, and says what was certainly received.
+ * What is in flight on a data port as a whole, both ways: DATA frames and their bytes, acknowledged in
+ * totals since the session began. It keeps QEMU's and the kernel's queues short, and says what was certainly
+ * received.
  */
 
 #include <stdbool.h>
@@ -18,10 +19,10 @@ typedef struct WindowTotal {
 } WindowTotal;
 
 typedef struct Window {
-        WindowTotal sent, acked;   /* by us; of these by the peer */
+        WindowTotal sent, acked;    /* by us; of these by the peer */
         WindowTotal received, told; /* from the peer; of these said in an ACK that was taken for writing */
-        bool is_pressed;           /* the peer may be waiting for the last word */
-} Window; /* zeroed: at the start of a session */
+        bool is_pressed;            /* the peer may be waiting for the last word */
+} Window;                           /* zeroed: at the start of a session */
 
 /* A full frame, or nothing: a window's last scrap would only make small frames. */
 static inline bool window_is_open(const Window *w)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The table of error names. A name that a peer sends and that is not here is "Failed": the sentence beside it is what
- * helps then.
+ * The table of error names. A name that a peer sends and that is not here is "Failed": the sentence beside
+ * it is what helps then.
  */
 
 #include "proto/wire-error.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The frame parser, fed in pieces: the first byte says of what size. It must find each frame at most once, stay within
- * what it was given, and always have room.
+ * The frame parser, fed in pieces: the first byte says of what size. It must find each frame at most once,
+ * stay within what it was given, and always have room.
  */
 
 #include "fuzz.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A session, either role, either port, against a peer that knows the wire and follows the input: it completes the handshake,
- * then seals what the input says, or sends it as it is, while the application answers, opens, ends and forgets.
+ * A session, either role, either port, against a peer that knows the wire and follows the input: it
+ * completes the handshake, then seals what the input says, or sends it as it is, while the application
+ * answers, opens, ends and forgets.
  *
  * First byte: bit 0 guest, bit 1 data port. Then operations, a byte each with what it needs behind it.
  */
@@ -103,7 +104,8 @@ static void give_frame(Fuzz *f, FrameHeader h, const void *body)
 
 static void give_text(Fuzz *f, uint8_t type, uint64_t session, const char *text)
 {
-        give_frame(f, (FrameHeader){ .type = type, .length = (uint32_t)strlen(text), .session = session }, text);
+        give_frame(f, (FrameHeader){ .type = type, .length = (uint32_t)strlen(text), .session = session },
+                   text);
 }
 
 static void read_all(Fuzz *f)
@@ -136,10 +138,12 @@ static void handshake(Fuzz *f)
         if (!f->is_guest) {
                 for (size_t i = 0; i < 16; i++)
                         snprintf(hex + 2 * i, 3, "%02x", f->nonce[i]);
-                snprintf(text, sizeof(text), "{\"version\":1,\"nonce\":\"" PEER_NONCE "\",\"echo\":\"%s\"}", hex);
+                snprintf(text, sizeof(text), "{\"version\":1,\"nonce\":\"" PEER_NONCE "\",\"echo\":\"%s\"}",
+                         hex);
                 give_text(f, FRAME_HELLO_ACK, 0, text);
         } else {
-                snprintf(text, sizeof(text), "{\"port\":\"%s\",\"version\":[1,2],\"nonce\":\"" PEER_NONCE "\"}",
+                snprintf(text, sizeof(text),
+                         "{\"port\":\"%s\",\"version\":[1,2],\"nonce\":\"" PEER_NONCE "\"}",
                          f->is_data ? "data" : "control");
                 give_text(f, FRAME_HELLO, 0, text);
                 for (size_t i = 0; i < 16; i++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Runs a harness over the files of the directories given: the corpus as an ordinary test. Each file is also cut at a few
- * places and spoilt in a few, so that a small corpus goes a longer way.
+ * Runs a harness over the files of the directories given: the corpus as an ordinary test. Each file is also
+ * cut at a few places and spoilt in a few, so that a small corpus goes a longer way.
  */
 
 #include "fuzz.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Drivers and applications of the pair. Each message carries a number that counts within its session and a payload made from it;
- * each stream byte follows from stream, direction and offset. A byte out of place aborts with the seed.
+ * Drivers and applications of the pair. Each message carries a number that counts within its session and a
+ * payload made from it; each stream byte follows from stream, direction and offset. A byte out of place
+ * aborts with the seed.
  */
 
 #include "pair.h"
@@ -15,13 +16,13 @@
 #define BACKLOG_MAX (128u * 1024)
 #define PATIENCE_USEC (300u * 1000)
 
-#define pair_check(p, expression)                                                                             \
-        do {                                                                                                  \
-                if (!(expression)) {                                                                          \
-                        fprintf(stderr, "%s:%d: seed %llu: %s\n", __FILE__, __LINE__,                         \
-                                (unsigned long long)(p)->seed, #expression);                                  \
-                        abort();                                                                              \
-                }                                                                                             \
+#define pair_check(p, expression)                                                                           \
+        do {                                                                                                \
+                if (!(expression)) {                                                                        \
+                        fprintf(stderr, "%s:%d: seed %llu: %s\n", __FILE__, __LINE__,                       \
+                                (unsigned long long)(p)->seed, #expression);                                \
+                        abort();                                                                            \
+                }                                                                                           \
         } while (0)
 
 uint64_t pair_random(Pair *p, uint64_t below)
@@ -95,7 +96,11 @@ static void side_start(Pair *p, Side *side)
 
 void pair_init(Pair *p, SessionPort port, uint64_t seed)
 {
-        *p = (Pair){ .port = port, .seed = seed, .random = seed * 2654435761u + 88172645463325252u, .now_usec = 1, .turn_usec = 1000,
+        *p = (Pair){ .port = port,
+                     .seed = seed,
+                     .random = seed * 2654435761u + 88172645463325252u,
+                     .now_usec = 1,
+                     .turn_usec = 1000,
                      .stream_bytes = 200000 };
         p->host = (Side){ .pair = p, .role = SESSION_HOST, .port = port };
         p->guest = (Side){ .pair = p, .role = SESSION_GUEST, .port = port };
@@ -123,7 +128,8 @@ bool pair_is_up(const Pair *p)
                session_epoch(p->host.session) == session_epoch(p->guest.session);
 }
 
-/* Bytes that depend on all three; a piece of at most PAYLOAD_MAX. The period is no multiple of anything else here. */
+/* Bytes that depend on all three; a piece of at most PAYLOAD_MAX. The period is no multiple of anything else
+ * here. */
 static const uint8_t *content(SessionRole from, uint64_t id, uint64_t offset)
 {
         enum { PERIOD = 65521 };

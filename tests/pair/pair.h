@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Two sessions and the bytes between them, in memory, with a clock that only the test moves. Each side has a small driver, as
- * patient as the real ones, and an application whose every word can be checked by the other side. What the port does to
- * the bytes is the test's business.
+ * Two sessions and the bytes between them, in memory, with a clock that only the test moves. Each side has a
+ * small driver, as patient as the real ones, and an application whose every word can be checked by the other
+ * side. What the port does to the bytes is the test's business.
  */
 
 #include <stdbool.h>
@@ -15,7 +15,7 @@
 
 #define PAIR_STREAMS 8u
 
-typedef struct Link { /* bytes on their way from one side to the other */
+typedef struct Link {  /* bytes on their way from one side to the other */
         uint8_t *data; /* n bytes, from `space` + what was read already */
         size_t n, allocated;
         uint8_t *space;
@@ -36,9 +36,9 @@ typedef struct Side {
         Session *session;
         Link out;
         uint64_t n_messages_sent, n_messages_received; /* in this session */
-        uint32_t open_request; /* ours, not answered */
+        uint32_t open_request;                         /* ours, not answered */
         uint64_t open_tag;
-        uint64_t asked_usec;   /* when the last ping, or HELLO, went out */
+        uint64_t asked_usec; /* when the last ping, or HELLO, went out */
         bool is_waiting;
         PairStream streams[PAIR_STREAMS];
         /* over all sessions */
@@ -58,7 +58,8 @@ struct Pair {
 void pair_init(Pair *p, SessionPort port, uint64_t seed);
 void pair_done(Pair *p);
 uint64_t pair_random(Pair *p, uint64_t below);
-void pair_restart(Pair *p, Side *side); /* a new process: a new session on the same port, what was on its way stays */
+void pair_restart(Pair *p,
+                  Side *side); /* a new process: a new session on the same port, what was on its way stays */
 /* Each side once: reads, handles events, writes. */
 void pair_turn(Pair *p);
 bool pair_is_up(const Pair *p);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * What ports do to bytes, done to a pair of sessions: split, delay, cut, flip, replay; and what hosts do to processes. Each
- * time the pair must be up again within two seconds of its clock, and never deliver a byte that is not the right one.
+ * What ports do to bytes, done to a pair of sessions: split, delay, cut, flip, replay; and what hosts do to
+ * processes. Each time the pair must be up again within two seconds of its clock, and never deliver a byte
+ * that is not the right one.
  */
 
 #include <check.h>
@@ -20,7 +21,7 @@ static uint64_t base_seed(void)
         return text ? strtoull(text, NULL, 0) : 1;
 }
 
-#define must(p, expression)                                                                                  \
+#define must(p, expression)                                                                                 \
         ck_assert_msg((expression), "seed %llu: %s", (unsigned long long)(p)->seed, #expression)
 
 static void run(Pair *p, unsigned n_turns)
@@ -73,7 +74,8 @@ START_TEST(test_orderly_end)
         must(&p, pair_settle(&p, RECOVERY_USEC));
         run(&p, 50);
         p.is_quiet = true;
-        for (unsigned i = 0; i < 5000 && session_n_streams(p.host.session) + session_n_streams(p.guest.session); i++)
+        for (unsigned i = 0;
+             i < 5000 && session_n_streams(p.host.session) + session_n_streams(p.guest.session); i++)
                 pair_turn(&p);
         must(&p, session_n_streams(p.host.session) == 0 && session_n_streams(p.guest.session) == 0);
         must(&p, session_bye(p.host.session) == 0);
@@ -91,7 +93,8 @@ START_TEST(test_cut)
         for (unsigned n = 0; n < 30; n++) {
                 Pair p;
 
-                pair_init(&p, _i & 1 ? SESSION_DATA : SESSION_CONTROL, base_seed() + (uint64_t)_i * 1000 + n);
+                pair_init(&p, _i & 1 ? SESSION_DATA : SESSION_CONTROL,
+                          base_seed() + (uint64_t)_i * 1000 + n);
                 must(&p, pair_settle(&p, RECOVERY_USEC));
                 run(&p, (unsigned)pair_random(&p, 60));
                 for (unsigned i = 0; i < 3; i++) {
@@ -142,7 +145,8 @@ START_TEST(test_garbage)
                 static uint8_t junk[512 * 1024];
                 Pair p;
 
-                pair_init(&p, _i & 1 ? SESSION_DATA : SESSION_CONTROL, base_seed() + (uint64_t)_i * 1000 + n);
+                pair_init(&p, _i & 1 ? SESSION_DATA : SESSION_CONTROL,
+                          base_seed() + (uint64_t)_i * 1000 + n);
                 run(&p, (unsigned)pair_random(&p, 20));
                 for (size_t i = 0; i < sizeof(junk); i++)
                         junk[i] = pair_random(&p, 20) ? (uint8_t)pair_random(&p, 256) : FRAME_MAGIC[0];
@@ -156,14 +160,16 @@ START_TEST(test_garbage)
 }
 END_TEST
 
-/* Old bytes come again, whole and in order, before and between the new ones: what restored guests and sockets do. */
+/* Old bytes come again, whole and in order, before and between the new ones: what restored guests and
+ * sockets do. */
 START_TEST(test_replay)
 {
         for (unsigned n = 0; n < 10; n++) {
                 Link old[2] = { 0 };
                 Pair p;
 
-                pair_init(&p, _i & 1 ? SESSION_DATA : SESSION_CONTROL, base_seed() + (uint64_t)_i * 1000 + n);
+                pair_init(&p, _i & 1 ? SESSION_DATA : SESSION_CONTROL,
+                          base_seed() + (uint64_t)_i * 1000 + n);
                 for (unsigned i = 0; i < 60; i++) {
                         pair_turn(&p);
                         link_put(&old[0], p.host.out.data, p.host.out.n);
@@ -211,7 +217,8 @@ START_TEST(test_restart)
 }
 END_TEST
 
-/* A guest that opens its port over and over makes the host answer as often, not more: no echo between them. */
+/* A guest that opens its port over and over makes the host answer as often, not more: no echo between them.
+ */
 START_TEST(test_no_ping_pong)
 {
         Pair p;

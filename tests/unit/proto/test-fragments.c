@@ -11,7 +11,9 @@ static size_t n_data;
 
 static int feed(uint8_t type, uint32_t stream, bool has_more, const void *body, size_t n)
 {
-        FrameHeader h = { .type = type, .stream = stream, .flags = has_more ? FRAME_MORE : 0, .length = (uint32_t)n };
+        FrameHeader h = {
+                .type = type, .stream = stream, .flags = has_more ? FRAME_MORE : 0, .length = (uint32_t)n
+        };
 
         return fragments_feed(&fragments, &h, body, &data, &n_data);
 }

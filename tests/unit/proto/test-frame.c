@@ -10,7 +10,9 @@ static uint8_t buffer[FRAME_MAX];
 
 static size_t make(uint8_t type, uint32_t seq, size_t n)
 {
-        FrameHeader h = { .type = type, .seq = seq, .length = (uint32_t)n, .session = 0x1122334455667788, .stream = 9 };
+        FrameHeader h = {
+                .type = type, .seq = seq, .length = (uint32_t)n, .session = 0x1122334455667788, .stream = 9
+        };
 
         for (size_t i = 0; i < n; i++)
                 buffer[FRAME_HEADER_SIZE + i] = (uint8_t)(i * 31 + seq);
@@ -68,7 +70,9 @@ static void end(void)
 START_TEST(test_sizes)
 {
         begin();
-        for (size_t n = 0; n <= FRAME_BODY_MAX; n = n < 64 ? n + 1 : n < FRAME_BODY_MAX ? MIN(n * 3, FRAME_BODY_MAX) : n + 1) {
+        for (size_t n = 0; n <= FRAME_BODY_MAX; n = n < 64               ? n + 1
+                                                    : n < FRAME_BODY_MAX ? MIN(n * 3, FRAME_BODY_MAX)
+                                                                         : n + 1) {
                 ck_assert_uint_eq(make(FRAME_NOTIFY, (uint32_t)n, n), n + 48);
                 feed(buffer, n + 48);
                 expect(FRAME_NOTIFY, (uint32_t)n, n);
@@ -100,7 +104,8 @@ START_TEST(test_prefixes)
 }
 END_TEST
 
-/* Whatever byte of a frame is changed, it is not taken, and the next one is. In DATA the content is the exception. */
+/* Whatever byte of a frame is changed, it is not taken, and the next one is. In DATA the content is the
+ * exception. */
 START_TEST(test_every_flip)
 {
         for (int bulk = 0; bulk < 2; bulk++) {
@@ -216,7 +221,8 @@ START_TEST(test_space)
         uint8_t *to;
 
         begin();
-        /* frames that never end where the buffer does: there is always room for the guest's 4096-byte reads */
+        /* frames that never end where the buffer does: there is always room for the guest's 4096-byte reads
+         */
         for (unsigned i = 0; i < 1000; i++) {
                 Frame f;
 
@@ -232,5 +238,5 @@ START_TEST(test_space)
 }
 END_TEST
 
-SUITE("frame", test_sizes, test_prefixes, test_every_flip, test_every_cut, test_length_is_judged, test_unstall,
-      test_space)
+SUITE("frame", test_sizes, test_prefixes, test_every_flip, test_every_cut, test_length_is_judged,
+      test_unstall, test_space)

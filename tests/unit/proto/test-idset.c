@@ -41,7 +41,8 @@ START_TEST(test_ascent)
         ck_assert(idset_is_next(&s, 1));
         idset_add(&s, 1);
         idset_add(&s, 7);
-        ck_assert(idset_has(&s, 0xfffffffe) && idset_has(&s, 0xffffffff) && idset_has(&s, 1) && idset_has(&s, 7));
+        ck_assert(idset_has(&s, 0xfffffffe) && idset_has(&s, 0xffffffff) && idset_has(&s, 1) &&
+                  idset_has(&s, 7));
         ck_assert(!idset_has(&s, 2));
         ck_assert(idset_remove(&s, 0xffffffff));
         ck_assert(idset_has(&s, 0xfffffffe) && idset_has(&s, 1));

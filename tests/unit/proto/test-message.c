@@ -49,10 +49,25 @@ END_TEST
 START_TEST(test_bad)
 {
         static const char *const bad[] = {
-                "",      "[]",          "null",       "1",         "\"a\"",   "{",          "{}x",
-                "{} {}", "{\"a\":01}", "{\"a\"}",   "{a:1}",   "{\"a\":1,}",
-                "/**/",  "{\"a\":\xff}", "{\"a\":\"\xff\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"\\u0000\":1}",
-                "{\"a\":\"b\\u0000c\"}", "{\"a\":\"\\\\\\u0000\"}",
+                "",
+                "[]",
+                "null",
+                "1",
+                "\"a\"",
+                "{",
+                "{}x",
+                "{} {}",
+                "{\"a\":01}",
+                "{\"a\"}",
+                "{a:1}",
+                "{\"a\":1,}",
+                "/**/",
+                "{\"a\":\xff}",
+                "{\"a\":\"\xff\"}",
+                "{\"a\":\"\xed\xa0\x80\"}",
+                "{\"\\u0000\":1}",
+                "{\"a\":\"b\\u0000c\"}",
+                "{\"a\":\"\\\\\\u0000\"}",
         };
 
         for (size_t i = 0; i < ELEMENTSOF(bad); i++)
@@ -147,7 +162,9 @@ START_TEST(test_strv)
         char **strv;
 
         ck_assert_int_eq(
-                message_parse((const uint8_t *)"{\"a\":[\"x\",\"\"],\"b\":[],\"c\":[1],\"d\":\"x\"}", 37, &m), 0);
+                message_parse((const uint8_t *)"{\"a\":[\"x\",\"\"],\"b\":[],\"c\":[1],\"d\":\"x\"}", 37,
+                              &m),
+                0);
         ck_assert_int_eq(message_strv(m.json, "a", 2, &strv), 0);
         ck_assert_str_eq(strv[0], "x");
         ck_assert_str_eq(strv[1], "");

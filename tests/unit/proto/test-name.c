@@ -69,15 +69,17 @@ START_TEST(test_tree_path)
                 size_t n;
                 bool is_right;
         } table[] = {
-                { "a", 1, true },          { "a/b", 3, true },      { "a\xff\x01", 3, true }, { "...", 3, true },
-                { "..a/b..", 7, true },    { "", 0, false },        { "/a", 2, false },       { "a/", 2, false },
-                { "a//b", 4, false },      { ".", 1, false },       { "..", 2, false },       { "../a", 4, false },
-                { "a/../b", 6, false },    { "a/.", 3, false },     { "a\0b", 3, false },     { "/", 1, false },
-                { "a/..b/./c", 9, false },
+                { "a", 1, true },       { "a/b", 3, true },        { "a\xff\x01", 3, true },
+                { "...", 3, true },     { "..a/b..", 7, true },    { "", 0, false },
+                { "/a", 2, false },     { "a/", 2, false },        { "a//b", 4, false },
+                { ".", 1, false },      { "..", 2, false },        { "../a", 4, false },
+                { "a/../b", 6, false }, { "a/.", 3, false },       { "a\0b", 3, false },
+                { "/", 1, false },      { "a/..b/./c", 9, false },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++)
-                ck_assert_msg(name_is_tree_path(table[i].path, table[i].n) == table[i].is_right, "%s", table[i].path);
+                ck_assert_msg(name_is_tree_path(table[i].path, table[i].n) == table[i].is_right, "%s",
+                              table[i].path);
         ck_assert(name_is_tree_path(run_of('x', NAME_BYTES_MAX), NAME_BYTES_MAX));
         ck_assert(!name_is_tree_path(run_of('x', NAME_BYTES_MAX + 1), NAME_BYTES_MAX + 1));
         ck_assert(!name_is_tree_path(NULL, 0));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * One session against frames made by hand: each thing that a peer may get wrong, and what comes of it. Whole conversations
- * are in tests/pair.
+ * One session against frames made by hand: each thing that a peer may get wrong, and what comes of it. Whole
+ * conversations are in tests/pair.
  */
 
 #include "proto/session.h"
@@ -50,7 +50,11 @@ static void say_raw(FrameHeader h, const void *body)
 /* A frame of the session, in its place. */
 static void say(uint8_t type, uint32_t stream, const void *body, size_t n)
 {
-        say_raw((FrameHeader){ .type = type, .stream = stream, .seq = seq++, .length = (uint32_t)n, .session = epoch },
+        say_raw((FrameHeader){ .type = type,
+                               .stream = stream,
+                               .seq = seq++,
+                               .length = (uint32_t)n,
+                               .session = epoch },
                 body);
 }
 
@@ -70,8 +74,11 @@ static FrameHeader hear(const uint8_t **ret_body)
         size_t n;
 
         ck_assert_int_eq(session_output_next(s, &data, &n), 1);
-        h = (FrameHeader){ .type = data[9], .flags = load_le16(data + 10), .stream = load_le32(data + 12),
-                           .seq = load_le32(data + 16), .length = load_le32(data + 20),
+        h = (FrameHeader){ .type = data[9],
+                           .flags = load_le16(data + 10),
+                           .stream = load_le32(data + 12),
+                           .seq = load_le32(data + 16),
+                           .length = load_le32(data + 20),
                            .session = load_le64(data + 24) };
         ck_assert_uint_eq(n, h.length + 48);
         *ret_body = data + FRAME_HEADER_SIZE;
@@ -151,8 +158,8 @@ static void answer_hello(const char *version)
         char ack[512];
 
         epoch = epoch_of(message_str(hello.json, "nonce", ""), GUEST_NONCE);
-        snprintf(ack, sizeof(ack), "{\"version\":%s,\"nonce\":\"%s\",\"echo\":\"%s\",\"agent\":\"x\"}", version,
-                 GUEST_NONCE, message_str(hello.json, "nonce", ""));
+        snprintf(ack, sizeof(ack), "{\"version\":%s,\"nonce\":\"%s\",\"echo\":\"%s\",\"agent\":\"x\"}",
+                 version, GUEST_NONCE, message_str(hello.json, "nonce", ""));
         message_done(&hello);
         say_text(FRAME_HELLO_ACK, 0, ack);
 }
@@ -181,8 +188,8 @@ static void say_hello(SessionPort port, const char *version)
 {
         char hello[256];
 
-        snprintf(hello, sizeof(hello), "{\"port\":\"%s\",\"version\":%s,\"nonce\":\"%s\"}", port_text(port), version,
-                 HOST_NONCE);
+        snprintf(hello, sizeof(hello), "{\"port\":\"%s\",\"version\":%s,\"nonce\":\"%s\"}", port_text(port),
+                 version, HOST_NONCE);
         say_text(FRAME_HELLO, 0, hello);
 }
 
@@ -290,7 +297,8 @@ END_TEST
 
 START_TEST(test_refused)
 {
-        static const char *const versions[] = { "0", "0,\"range\":[2,3]", "0,\"range\":[3,2]", "2", "-1", "\"1\"" };
+        static const char *const versions[] = { "0",    "0,\"range\":[2,3]", "0,\"range\":[3,2]", "2", "-1",
+                                                "\"1\"" };
 
         for (size_t i = 0; i < ELEMENTSOF(versions); i++) {
                 begin(SESSION_HOST, SESSION_CONTROL);
@@ -569,8 +577,11 @@ START_TEST(test_bad_messages)
         memset(body, ' ', sizeof(body));
         for (unsigned i = 0; i < MESSAGE_MAX / FRAME_BODY_MAX + 1; i++) {
                 expect_nothing();
-                say_raw((FrameHeader){ .type = FRAME_NOTIFY, .flags = FRAME_MORE, .seq = seq++,
-                                       .length = FRAME_BODY_MAX, .session = epoch },
+                say_raw((FrameHeader){ .type = FRAME_NOTIFY,
+                                       .flags = FRAME_MORE,
+                                       .seq = seq++,
+                                       .length = FRAME_BODY_MAX,
+                                       .session = epoch },
                         body);
         }
         expect_broken(SESSION_HOST);
@@ -580,8 +591,12 @@ START_TEST(test_bad_messages)
         begin_host(SESSION_CONTROL);
         for (uint32_t i = 1; i <= MESSAGE_PARTIAL_MAX + 1; i++) {
                 expect_nothing();
-                say_raw((FrameHeader){ .type = FRAME_REQUEST, .flags = FRAME_MORE, .seq = seq++, .stream = i,
-                                       .length = 1, .session = epoch },
+                say_raw((FrameHeader){ .type = FRAME_REQUEST,
+                                       .flags = FRAME_MORE,
+                                       .seq = seq++,
+                                       .stream = i,
+                                       .length = 1,
+                                       .session = epoch },
                         body);
         }
         expect_broken(SESSION_HOST);
@@ -962,6 +977,7 @@ END_TEST
 
 SUITE("session", test_host_handshake, test_stale_ack, test_hello_req, test_refused, test_guest_handshake,
       test_false_start, test_hello_says_who_we_are, test_sequence, test_foreign_frames, test_ping, test_bye,
-      test_requests, test_peer_requests, test_bad_messages, test_queue_is_bounded, test_forced_queue_is_bounded,
-      test_stream_of_guest, test_stream_of_host, test_port_window, test_credit_is_given_back, test_bad_host_streams,
-      test_bad_guest_streams, test_lagging_readers, test_stall)
+      test_requests, test_peer_requests, test_bad_messages, test_queue_is_bounded,
+      test_forced_queue_is_bounded, test_stream_of_guest, test_stream_of_host, test_port_window,
+      test_credit_is_given_back, test_bad_host_streams, test_bad_guest_streams, test_lagging_readers,
+      test_stall)

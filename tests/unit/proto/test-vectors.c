@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The canonical bytes of tests/vectors, which were not made by our code: each good frame is what we would write and read,
- * no bad one is read, and in a conversation a session says what it must, byte for byte.
+ * The canonical bytes of tests/vectors, which were not made by our code: each good frame is what we would
+ * write and read, no bad one is read, and in a conversation a session says what it must, byte for byte.
  */
 
 #include <stdio.h>
