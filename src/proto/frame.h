@@ -17,8 +17,9 @@
  *  ..  u64   seal            XXH64 of the body with `check` as its seed; of an empty body in frames that
  *                            carry bulk (DATA)
  *
- * The port loses, repeats and splices bytes, but it does not flip them: the seal of a bulk frame proves that its last
- * byte belongs to its header, without reading the body. File contents have their own digest, end to end.
+ * The port loses, repeats and splices bytes, but it does not flip them: the seal of a bulk frame proves that
+ * its last byte belongs to its header, without reading the body. File contents have their own digest, end to
+ * end.
  */
 
 #include <stdbool.h>
@@ -38,22 +39,22 @@ typedef enum FrameType {
         FRAME_HELLO_ACK = 3, /* guest → host */
         FRAME_START = 4,     /* host → guest, the first frame of the session, seq 0 */
         /* both ports, in a session */
-        FRAME_PING = 8,      /* body: 8 bytes, echoed */
+        FRAME_PING = 8, /* body: 8 bytes, echoed */
         FRAME_PONG = 9,
-        FRAME_BYE = 10,      /* nothing follows from me; answered by BYE_ACK when all before it was taken */
+        FRAME_BYE = 10, /* nothing follows from me; answered by BYE_ACK when all before it was taken */
         FRAME_BYE_ACK = 11,
         /* control port */
-        FRAME_REQUEST = 16,  /* body: JSON, or JSON NUL payload; fragments have FRAME_MORE in all but the last */
+        FRAME_REQUEST = 16, /* JSON, or JSON NUL payload; fragments have FRAME_MORE in all but the last */
         FRAME_REPLY = 17,
         FRAME_NOTIFY = 18,
         /* data port */
-        FRAME_OPEN = 32,     /* host → guest: JSON parameters of a new stream; fragments as above */
-        FRAME_OPENED = 33,   /* guest → host: JSON */
-        FRAME_DATA = 34,     /* bulk */
-        FRAME_EOF = 35,      /* my half of the stream ends here */
-        FRAME_RESET = 36,    /* both halves end at once; JSON {"error","message"}; may answer OPEN */
-        FRAME_CREDIT = 37,   /* u32: bytes of this stream that its reader has taken */
-        FRAME_ACK = 38,      /* u64 bytes, u32 frames: DATA received on this port since the session began */
+        FRAME_OPEN = 32,   /* host → guest: JSON parameters of a new stream; fragments as above */
+        FRAME_OPENED = 33, /* guest → host: JSON */
+        FRAME_DATA = 34,   /* bulk */
+        FRAME_EOF = 35,    /* my half of the stream ends here */
+        FRAME_RESET = 36,  /* both halves end at once; JSON {"error","message"}; may answer OPEN */
+        FRAME_CREDIT = 37, /* u32: bytes of this stream that its reader has taken */
+        FRAME_ACK = 38,    /* u64 bytes, u32 frames: DATA received on this port since the session began */
 } FrameType;
 
 #define FRAME_MORE 0x0001u
@@ -77,14 +78,15 @@ static inline bool frame_type_is_handshake(uint8_t type)
 }
 
 /*
- * Completes a frame in place: buf holds the body at buf + FRAME_HEADER_SIZE and has room for the seal behind it.
- * Returns the size of the whole frame. length is at most FRAME_BODY_MAX (our own promise, asserted).
+ * Completes a frame in place: buf holds the body at buf + FRAME_HEADER_SIZE and has room for the seal behind
+ * it. Returns the size of the whole frame. length is at most FRAME_BODY_MAX (our own promise, asserted).
  */
 size_t frame_seal(uint8_t *buf, const FrameHeader *h);
 
 /*
- * The parser: a fixed buffer, filled by its driver, emptied frame by frame. It hunts for the magic byte by byte,
- * never skips by an untrusted length, and after a bad check or seal looks again from the byte behind the bad magic.
+ * The parser: a fixed buffer, filled by its driver, emptied frame by frame. It hunts for the magic byte by
+ * byte, never skips by an untrusted length, and after a bad check or seal looks again from the byte behind
+ * the bad magic.
  */
 typedef struct FrameParser FrameParser;
 
@@ -110,8 +112,8 @@ int frame_parser_next(FrameParser *p, Frame *ret);
 /* True while it holds a part of a frame. */
 bool frame_parser_is_partial(const FrameParser *p);
 /*
- * For a part that has lain still for STALL_USEC: if it contains a whole handshake frame, the part was cut short; gives
- * it up, so that frame_parser_next() finds that frame. Returns whether it did.
+ * For a part that has lain still for STALL_USEC: if it contains a whole handshake frame, the part was cut
+ * short; gives it up, so that frame_parser_next() finds that frame. Returns whether it did.
  */
 bool frame_parser_unstall(FrameParser *p);
 const FrameCounters *frame_parser_counters(const FrameParser *p);

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The streams of a data port and the credit of each: who may send how much, who has taken what, which half has ended.
- * Arithmetic and a table; the frames are session-stream.c's.
+ * The streams of a data port and the credit of each: who may send how much, who has taken what, which half
+ * has ended. Arithmetic and a table; the frames are session-stream.c's.
  */
 
 #include <stdbool.h>
@@ -19,11 +19,11 @@ struct Stream {
         uint32_t id;
         bool is_accepted;
         bool own_eof, peer_eof;
-        bool is_live;      /* counts against STREAMS_MAX */
-        uint32_t credit;   /* bytes that we may send */
-        uint32_t n_held;   /* received, and not yet taken by the reader */
-        uint32_t n_owed;   /* taken, and not yet given back as credit */
-        bool is_owing;     /* in the list of those that owe a CREDIT frame */
+        bool is_live;    /* counts against STREAMS_MAX */
+        uint32_t credit; /* bytes that we may send */
+        uint32_t n_held; /* received, and not yet taken by the reader */
+        uint32_t n_owed; /* taken, and not yet given back as credit */
+        bool is_owing;   /* in the list of those that owe a CREDIT frame */
         Stream *next_owing;
 };
 
