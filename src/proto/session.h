@@ -11,7 +11,7 @@
  *                   session_stream_room() is positive, fill a buffer at FRAME_HEADER_SIZE and seal it by
  *                   session_stream_seal().
  *
- * Frames are numbered when they are taken for writing, so what has been taken must be written whole, in order.
+ * Frames are numbered when they are taken for writing: what has been taken must be written whole, in order.
  */
 
 #include <stdbool.h>
