@@ -410,15 +410,20 @@ static void close_others(const int *keep, size_t n_keep)
 
 pid_t loop_fork(Loop *l, const int *keep, size_t n_keep)
 {
+        sigset_t all, old, none;
+
+        /* A signal for the child must not meet the handlers that it still has of its parent. */
+        (void)sigfillset(&all);
+        (void)sigprocmask(SIG_SETMASK, &all, &old);
         pid_t pid = fork();
-        if (pid < 0)
-                return -errno;
-        if (pid > 0)
-                return pid;
+        int error = errno;
+        if (pid != 0) {
+                (void)sigprocmask(SIG_SETMASK, &old, NULL);
+                return pid < 0 ? -error : pid;
+        }
 
         for (int i = 1; i < NSIG; i++)
                 (void)signal(i, SIG_DFL);
-        sigset_t none;
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         close_others(keep, n_keep);

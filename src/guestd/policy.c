@@ -101,7 +101,7 @@ bool policy_may_run(const Policy *p, const char *command_path)
 {
         if (!p->exec_commands)
                 return true;
-        if (!command_path || !name_is_absolute_path(command_path))
+        if (!command_path || !name_is_absolute_path(command_path) || command_path[strlen(command_path) - 1] == '/')
                 return false;
         for (char **e = p->exec_commands; *e; e++)
                 if (glob_matches(*e, command_path, true))
