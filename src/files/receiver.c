@@ -328,7 +328,7 @@ static int broken(Receiver *r, WireError error, const char *why)
         r->why = why;
         remember(r, error, why, "");
         r->progress.error = error;
-        drop_all(r, !r->keep_partial);
+        drop_all(r, true); /* nobody goes on with that */
         return -EBADMSG;
 }
 

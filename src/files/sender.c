@@ -334,10 +334,11 @@ int sender_scan(Sender *s, SenderSource *ret)
                         count(s, &st);
                 }
         }
-        if (!s->scan_done)
-                return 1;
         *ret = s->source;
-        return 0;
+        if (s->scan_done)
+                return 0;
+        ret->n_bytes = ret->n_files = SIZE_UNKNOWN;
+        return 1;
 }
 
 /* What cannot be said for want of memory ends the transfer in disorder, as a lost channel would. */
