@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The control connection: connects, waits to be accepted, shakes hands, watches for silence. Only an answer is proof of
- * anything. A peer that is deaf is tried once more on the same connection, then on two new ones (QEMU needs them after
- * some pauses and restores), then at growing intervals. What QEMU holds back unread says that nobody has the port open:
- * then nothing is repeated, since all of it would be read later. A connection is never closed or made while the vCPUs
- * stand: QEMU would not tell the guest.
+ * The control connection of a guest: connected, accepted, in conversation, lost. Nothing is said before QEMU has accepted
+ * us, reconnecting is never faster than ten times a second, and at most so many bytes of one guest are read in a turn of
+ * the loop. How long anything may take is in guest-patience.c.
  */
 
 #include <sys/random.h>
@@ -14,24 +12,11 @@
 #include "hostd/guest-private.h"
 #include "hostd/log.h"
 
-#define RECONNECT_USEC (100 * USEC_PER_MSEC) /* never faster than 10 a second */
-#define RETRY_USEC (1 * USEC_PER_SEC)        /* after a connect that failed, or while somebody else is served */
 #define BACKOFF_MIN_USEC (1 * USEC_PER_SEC)
 #define BACKOFF_MAX_USEC (30 * USEC_PER_SEC)
-#define QUEUED_PATIENCE_USEC (1 * USEC_PER_SEC) /* QEMU's main loop accepts within milliseconds */
-#define SILENCE_USEC (2 * USEC_PER_SEC)
 #define FLAP_USEC (1 * USEC_PER_SEC)
 #define FLAPS_MAX 5
-#define DEAF_MAX 2
 #define READ_PER_TURN 65536
-#define PROBE_COOKIE (1ULL << 63)
-
-static uint64_t keepalive_usec = 30 * USEC_PER_SEC;
-
-void guest_set_keepalive(uint64_t usec)
-{
-        keepalive_usec = usec;
-}
 
 static void random_bytes(void *userdata, void *buf, size_t n)
 {
@@ -65,11 +50,13 @@ void link_count(const Guest *g, GuestCounters *c)
         c->n_frames_dropped += s->n_frames_dropped;
 }
 
-static void link_drop_channel(Guest *g)
+void link_drop_channel(Guest *g)
 {
         GuestLink *l = &g->link;
 
         l->channel = channel_free(l->channel);
+        l->holder = holder_free(l->holder);
+        g_clear_pointer(&l->held_by, g_free);
         l->out = NULL;
         l->n_out = l->n_out_done = 0;
         l->broken = 0;
@@ -77,7 +64,7 @@ static void link_drop_channel(Guest *g)
                 session_close(l->session);
 }
 
-static bool link_leave_session(Guest *g, const char *why)
+bool link_leave_session(Guest *g, const char *why)
 {
         bool was_up = g->link.phase == LINK_UP;
 
@@ -92,14 +79,14 @@ static bool link_leave_session(Guest *g, const char *why)
 }
 
 /* Connects again at `at`, but not faster than ten times a second. */
-static void link_reconnect(Guest *g, const char *why, uint64_t at)
+void link_reconnect(Guest *g, const char *why, uint64_t at)
 {
         GuestLink *l = &g->link;
 
         (void)link_leave_session(g, why);
         link_drop_channel(g);
         l->phase = LINK_DOWN;
-        l->retry_at = MAX(at, l->connected_at + RECONNECT_USEC);
+        l->retry_at = MAX(at, l->connected_at + LINK_RECONNECT_USEC);
         l->is_resting = l->is_unread = l->has_peer = false;
         g_clear_pointer(&l->refusal, g_free);
         g->counters.n_reconnects++;
@@ -107,7 +94,7 @@ static void link_reconnect(Guest *g, const char *why, uint64_t at)
 }
 
 /* The other end was closed: the domain stops, or its QEMU has dropped us. */
-static void link_lost(Guest *g, uint64_t now)
+void link_lost(Guest *g, uint64_t now)
 {
         g->link.is_lost = true;
         link_reconnect(g, "has lost its channel", now);
@@ -124,7 +111,7 @@ static void link_await(Guest *g, uint64_t now, unsigned n_hellos)
         l->is_resting = l->is_unread = false;
 }
 
-static void link_rehello(Guest *g, const char *why, uint64_t now)
+void link_rehello(Guest *g, const char *why, uint64_t now)
 {
         GuestLink *l = &g->link;
         unsigned n = l->phase == LINK_HELLO ? l->n_hellos + 1 : 1;
@@ -137,14 +124,14 @@ static void link_rehello(Guest *g, const char *why, uint64_t now)
 }
 
 /* Something happened that makes an answer likely: patience starts anew. */
-static void link_encourage(Guest *g)
+void link_encourage(Guest *g)
 {
         g->link.n_hellos = g->link.n_deaf = 0;
         g->link.backoff_usec = 0;
         g->link.is_resting = false;
 }
 
-static uint64_t next_backoff(GuestLink *l)
+uint64_t link_next_backoff(GuestLink *l)
 {
         l->backoff_usec = l->backoff_usec == 0 ? BACKOFF_MIN_USEC : MIN(l->backoff_usec * 2, BACKOFF_MAX_USEC);
         return l->backoff_usec;
@@ -208,7 +195,7 @@ static void on_down(Guest *g, const char *text, uint64_t now)
         (void)link_leave_session(g, "has ended the session");
         if (l->n_flaps >= FLAPS_MAX) {
                 l->n_flaps = 0;
-                link_reconnect(g, "", now + RETRY_USEC);
+                link_reconnect(g, "", now + LINK_RETRY_USEC);
                 return;
         }
         link_await(g, now, 1);
@@ -262,7 +249,7 @@ static void link_event(Guest *g, const SessionEvent *e, uint64_t now)
                         l->is_resuming = false;
                         guest_refresh(g);
                 }
-                if (!(e->cookie & PROBE_COOKIE))
+                if (!(e->cookie & LINK_PROBE_COOKIE))
                         request_on_pong(g, e->cookie, now);
                 break;
         case SESSION_EVENT_BYE:
@@ -289,7 +276,7 @@ static void link_event(Guest *g, const SessionEvent *e, uint64_t now)
 }
 
 /* All whole frames there are. False: the connection was given up on the way. */
-static bool link_events(Guest *g, uint64_t now)
+bool link_events(Guest *g, uint64_t now)
 {
         Channel *c = g->link.channel;
         SessionEvent e;
@@ -299,7 +286,39 @@ static bool link_events(Guest *g, uint64_t now)
         return g->link.channel == c;
 }
 
-static void tick_queued(Guest *g, uint64_t now);
+static void on_holder(void *userdata, pid_t pid, const char *name)
+{
+        Guest *g = userdata;
+
+        if (pid <= 0)
+                return;
+        g_free(g->link.held_by);
+        g->link.held_by = g_strdup_printf("process %d (%s)", (int)pid, name);
+        guest_refresh(g);
+}
+
+void link_check_accepted(Guest *g, uint64_t now)
+{
+        GuestLink *l = &g->link;
+        int r = channel_is_accepted(l->channel);
+
+        if (r == 0) {
+                l->n_checks++;
+                if (now >= l->queued_at + LINK_QUEUED_USEC && !l->holder)
+                        l->holder = holder_new(g->domain->control_socket, on_holder, g);
+                l->retry_at = now + LINK_RETRY_USEC;
+                guest_refresh(g);
+                return;
+        }
+        /* Where it cannot be told, the handshake shows it. */
+        l->holder = holder_free(l->holder);
+        g_clear_pointer(&l->held_by, g_free);
+        session_open(l->session, now);
+        link_await(g, now, 1);
+        l->has_peer = false;
+        link_flush(g);
+        guest_refresh(g);
+}
 
 /* Something comes from a connection that was not accepted when last looked at: its first bytes, or its end. */
 static bool is_served(Guest *g)
@@ -308,9 +327,9 @@ static bool is_served(Guest *g)
         uint64_t now = fs_now_usec();
         uint8_t byte;
 
-        tick_queued(g, now);
+        link_check_accepted(g, now);
         if (l->phase == LINK_QUEUED && channel_read(l->channel, &byte, 1) < 0)
-                link_reconnect(g, "", now + RETRY_USEC);
+                link_reconnect(g, "", now + LINK_RETRY_USEC);
         return l->phase == LINK_HELLO;
 }
 
@@ -355,9 +374,7 @@ static void on_writable(void *userdata)
         guest_arm(g);
 }
 
-/* --- time --- */
-
-static void link_connect(Guest *g, uint64_t now)
+void link_connect(Guest *g, uint64_t now)
 {
         GuestLink *l = &g->link;
         SessionConfig config = { .role = SESSION_HOST, .port = SESSION_CONTROL, .hello = host_hello(),
@@ -371,338 +388,12 @@ static void link_connect(Guest *g, uint64_t now)
                 r = channel_open(g->domain->control_socket, on_readable, on_writable, g, &l->channel);
         l->connect_error = r;
         if (r < 0) {
-                l->retry_at = now + (r == -EAGAIN ? RETRY_USEC : MIN(next_backoff(l), 2 * RETRY_USEC));
+                l->retry_at = now + (r == -EAGAIN ? LINK_RETRY_USEC : MIN(link_next_backoff(l), 2 * LINK_RETRY_USEC));
                 guest_refresh(g);
                 return;
         }
         l->phase = LINK_QUEUED;
         l->queued_at = now;
         l->n_checks = 0;
-        link_tick(g, now);
-}
-
-/* Dense at first, since QEMU accepts soon or not at all. */
-static uint64_t queued_check_at(const GuestLink *l)
-{
-        return l->n_checks < 10 ? l->queued_at + (USEC_PER_MSEC << l->n_checks) : l->retry_at;
-}
-
-static void tick_queued(Guest *g, uint64_t now)
-{
-        GuestLink *l = &g->link;
-        int r = channel_is_accepted(l->channel);
-
-        if (r == 0) {
-                l->n_checks++;
-                l->retry_at = now + RETRY_USEC;
-                guest_refresh(g);
-                return;
-        }
-        /* Where it cannot be told, the handshake shows it. */
-        session_open(l->session, now);
-        link_await(g, now, 1);
-        l->has_peer = false;
-        link_flush(g);
-        guest_refresh(g);
-}
-
-static void tick_hello(Guest *g, uint64_t now)
-{
-        GuestLink *l = &g->link;
-
-        if (now < l->hello_at + (l->is_resting ? l->backoff_usec : HELLO_TIMEOUT_USEC))
-                return;
-        l->has_peer = false;
-        if (l->is_resting && l->refusal) {
-                link_rehello(g, "", now);
-                return;
-        }
-        if (channel_has_unread(l->channel)) {
-                /* Nobody has the port open; look again whether that is still so. */
-                l->is_unread = true;
-                l->hello_at = now;
-                guest_refresh(g);
-                return;
-        }
-        l->is_unread = false;
-        if (!l->is_resting && l->n_hellos < 2) {
-                link_rehello(g, "", now);
-                return;
-        }
-        if (l->is_resting || l->n_deaf < DEAF_MAX) {
-                l->n_deaf++;
-                link_reconnect(g, "", now);
-                return;
-        }
-        l->is_resting = true;
-        l->hello_at = now;
-        (void)next_backoff(l);
-        guest_refresh(g);
-}
-
-static void link_probe(Guest *g, uint64_t now)
-{
-        GuestLink *l = &g->link;
-
-        if (l->probe_at > 0)
-                return;
-        /* If there is no room for it, as much is unanswered as it could prove. */
-        (void)session_ping(l->session, PROBE_COOKIE);
-        l->probe_at = now;
-        link_flush(g);
-}
-
-static uint64_t heard_at(const GuestLink *l)
-{
-        return MAX(l->up_at, session_heard_usec(l->session));
-}
-
-/* Counts from the oldest question since the last sign of life, or a steady asker would hide a dead guest. */
-void link_asked(Guest *g)
-{
-        GuestLink *l = &g->link;
-
-        if (l->asked_at <= heard_at(l))
-                l->asked_at = fs_now_usec();
-}
-
-static bool is_answer_due(const Guest *g)
-{
-        return request_is_any(g) || g->link.is_resuming;
-}
-
-/* Each guest has its own interval, so that a thousand that connected at once spread by and by. */
-static uint64_t keepalive_of(const Guest *g)
-{
-        return keepalive_usec - keepalive_usec / 4 * (g_str_hash(g->domain->uuid) % 64) / 64;
-}
-
-static uint64_t up_deadline(const Guest *g)
-{
-        const GuestLink *l = &g->link;
-        uint64_t heard = heard_at(l);
-
-        if (l->probe_at > 0 && heard < l->probe_at)
-                return l->probe_at + SILENCE_USEC;
-        if (is_answer_due(g))
-                return MAX(heard, l->asked_at) + SILENCE_USEC;
-        return keepalive_usec > 0 ? heard + keepalive_of(g) : USEC_INFINITY;
-}
-
-static void tick_up(Guest *g, uint64_t now)
-{
-        GuestLink *l = &g->link;
-
-        if (l->probe_at > 0 && heard_at(l) >= l->probe_at)
-                l->probe_at = 0;
-        if (now < up_deadline(g))
-                return;
-        if (l->probe_at == 0) {
-                link_probe(g, now);
-                return;
-        }
-        if (channel_has_unread(l->channel)) {
-                l->n_deaf = DEAF_MAX; /* no deafness that reconnecting could heal */
-                l->has_peer = false;
-                link_rehello(g, "has stopped answering", now);
-                l->is_unread = true;
-                guest_refresh(g);
-        } else {
-                l->n_deaf = 1;
-                link_reconnect(g, "has stopped answering", now);
-        }
-}
-
-void link_tick(Guest *g, uint64_t now)
-{
-        GuestLink *l = &g->link;
-
-        if (l->broken != 0)
-                link_lost(g, now);
-        if (l->is_frozen)
-                return;
-        if ((l->phase == LINK_HELLO || l->phase == LINK_UP) && now >= session_deadline(l->session)) {
-                session_tick(l->session, now);
-                (void)link_events(g, now);
-                link_flush(g);
-        }
-        switch (l->phase) {
-        case LINK_NONE:
-                break;
-        case LINK_DOWN:
-                if (now >= l->retry_at)
-                        link_connect(g, now);
-                break;
-        case LINK_QUEUED:
-                tick_queued(g, now);
-                break;
-        case LINK_HELLO:
-                tick_hello(g, now);
-                break;
-        case LINK_UP:
-                tick_up(g, now);
-                break;
-        }
-}
-
-uint64_t link_deadline(const Guest *g)
-{
-        const GuestLink *l = &g->link;
-
-        if (l->broken != 0)
-                return 0;
-        if (l->is_frozen)
-                return USEC_INFINITY;
-        switch (l->phase) {
-        case LINK_NONE:
-                break;
-        case LINK_DOWN:
-                return l->retry_at;
-        case LINK_QUEUED:
-                return queued_check_at(l);
-        case LINK_HELLO:
-                return MIN(l->hello_at + (l->is_resting ? l->backoff_usec : HELLO_TIMEOUT_USEC),
-                           session_deadline(l->session));
-        case LINK_UP:
-                return MIN(up_deadline(g), session_deadline(l->session));
-        }
-        return USEC_INFINITY;
-}
-
-/* --- news of the domain --- */
-
-static void link_forget(Guest *g)
-{
-        GuestLink *l = &g->link;
-
-        (void)link_leave_session(g, "has stopped");
-        link_drop_channel(g);
-        link_count(g, &g->counters);
-        l->session = session_free(l->session);
-        g_free(l->refusal);
-        *l = (GuestLink){ .phase = LINK_NONE, .connected_at = l->connected_at };
-}
-
-void link_done(Guest *g)
-{
-        link_forget(g);
-}
-
-void link_follow_domain(Guest *g, bool is_same)
-{
-        const Domain *d = g->domain;
-        GuestLink *l = &g->link;
-        bool is_wanted = d->state != DOMAIN_OFF && d->control_socket && d->data_socket;
-        bool was_frozen = l->is_frozen;
-        uint64_t now = fs_now_usec();
-
-        if (d->state == DOMAIN_RUNNING && !is_same && l->phase == LINK_UP && l->n_out_done == l->n_out)
-                channel_finish(TAKE(l->channel));
-        if (!is_wanted || !is_same)
-                link_forget(g);
-        if (!is_wanted)
-                return;
-        l->is_frozen = d->state == DOMAIN_PAUSED;
-        if (l->phase == LINK_NONE) {
-                l->phase = LINK_DOWN;
-                l->retry_at = MAX(now, l->connected_at + RECONNECT_USEC);
-        }
-        if (was_frozen && !l->is_frozen)
-                link_hint(g, DOMAIN_HINT_RESUMED);
-}
-
-void link_hint(Guest *g, DomainHint hint)
-{
-        GuestLink *l = &g->link;
-        uint64_t now = fs_now_usec();
-        bool is_talking = l->phase == LINK_HELLO || l->phase == LINK_UP;
-
-        switch (hint) {
-        case DOMAIN_HINT_REBOOTED:
-                l->was_ready = l->has_left = l->has_peer = false;
-                g_clear_pointer(&l->refusal, g_free);
-                link_encourage(g);
-                if (is_talking)
-                        link_rehello(g, "was reset", now);
-                break;
-        case DOMAIN_HINT_RESUMED:
-                if (l->is_resuming)
-                        break;
-                link_encourage(g);
-                if (l->phase == LINK_UP) {
-                        l->is_resuming = true;
-                        l->asked_at = now;
-                        l->probe_at = 0;
-                        link_probe(g, now);
-                } else if (l->phase == LINK_HELLO)
-                        l->hello_at = now;
-                break;
-        case DOMAIN_HINT_CONTROL_OPENED:
-                if (l->phase == LINK_UP)
-                        link_probe(g, now);
-                else if (l->phase == LINK_DOWN)
-                        l->retry_at = MIN(l->retry_at, MAX(now, l->connected_at + RECONNECT_USEC));
-                else if (l->phase == LINK_HELLO && !channel_has_unread(l->channel) &&
-                         now >= l->hello_at + RECONNECT_USEC)
-                        link_rehello(g, "", now);
-                else if (l->phase == LINK_HELLO)
-                        l->hello_at = now;
-                link_encourage(g);
-                break;
-        case DOMAIN_HINT_CONTROL_CLOSED:
-                if (l->phase == LINK_UP)
-                        link_probe(g, now);
-                break;
-        }
-        guest_refresh(g);
-}
-
-/* --- what it looks like --- */
-
-static const char *describe_trouble(const GuestLink *l, GuestState *ret_state)
-{
-        bool has_tried = l->n_deaf >= DEAF_MAX;
-
-        if (!l->was_ready) {
-                *ret_state = GUEST_WAITING;
-                return l->has_left ? "vmferry-guestd in the guest has ended"
-                                   : "nobody has answered yet: the guest is booting, or vmferry-guestd does not run in it";
-        }
-        *ret_state = has_tried ? GUEST_UNRESPONSIVE : GUEST_CONNECTING;
-        return l->is_lost     ? "its channel was closed, connecting again"
-               : !has_tried   ? "it has stopped answering, connecting again"
-               : l->is_unread ? "it has stopped answering, and nothing in it reads the channel"
-                              : "it has stopped answering, and connecting again did not help";
-}
-
-const char *link_describe(const Guest *g, GuestState *ret_state, char **ret_text)
-{
-        const GuestLink *l = &g->link;
-        bool is_queued = l->phase == LINK_QUEUED && fs_now_usec() >= l->queued_at + QUEUED_PATIENCE_USEC;
-
-        if (is_queued || (l->phase == LINK_DOWN && l->connect_error == -EAGAIN)) {
-                *ret_state = GUEST_BUSY;
-                *ret_text = g_strdup_printf("another process is connected to %s, which serves one at a time",
-                                            g->domain->control_socket);
-                return NULL;
-        }
-        if (l->phase == LINK_DOWN && l->connect_error < 0) {
-                (void)describe_trouble(l, ret_state);
-                *ret_text = g_strdup_printf("its socket %s cannot be connected: %s", g->domain->control_socket,
-                                            strerror(-l->connect_error));
-                return NULL;
-        }
-        if (l->phase == LINK_UP) {
-                *ret_state = l->is_resuming ? GUEST_CONNECTING : GUEST_READY;
-                return l->is_resuming ? "its vCPUs run again, waiting for a sign of life" : "everything works";
-        }
-        if (l->refusal) {
-                *ret_state = GUEST_INCOMPATIBLE;
-                return l->refusal;
-        }
-        if (l->phase == LINK_HELLO && l->has_peer) {
-                *ret_state = GUEST_CONNECTING;
-                return "shaking hands";
-        }
-        return describe_trouble(l, ret_state);
+        link_check_accepted(g, now);
 }

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * The inside of a Guest, for guest.c (what others see, and the state), guest-link.c (the control connection and its
- * patience), guest-request.c (what is asked and answered) and guest-facts.c (what the guest says about itself).
+ * The inside of a Guest, for guest.c (what others see, and the state), guest-link.c (the control connection),
+ * guest-patience.c (its time), guest-domain.c (its domain), guest-request.c (what is asked and answered) and
+ * guest-facts.c (what the guest says about itself).
  */
 
 #include <glib.h>
@@ -11,7 +12,14 @@
 #include "hostd/channel.h"
 #include "hostd/dataport.h"
 #include "hostd/guest.h"
+#include "hostd/holder.h"
 #include "hostd/loop.h"
+
+#define LINK_RECONNECT_USEC (100 * USEC_PER_MSEC) /* never faster than 10 a second */
+#define LINK_RETRY_USEC (1 * USEC_PER_SEC)        /* after a connect that failed, or while somebody else is served */
+#define LINK_QUEUED_USEC (1 * USEC_PER_SEC)       /* QEMU's main loop accepts within milliseconds */
+#define LINK_DEAF_MAX 2u                          /* new connections before a deaf peer is called unresponsive */
+#define LINK_PROBE_COOKIE (1ULL << 63)            /* of our own pings; a request's id is never so large */
 
 typedef enum LinkPhase {
         LINK_NONE,   /* no connection is wanted */
@@ -32,6 +40,8 @@ typedef struct GuestLink {
         uint64_t retry_at, connected_at, queued_at;
         int connect_error;   /* of the last connect, negative; 0 */
         unsigned n_checks;   /* QUEUED: looks at whether it was accepted */
+        Holder *holder;      /* QUEUED: being looked for, or found */
+        char *held_by;
         uint64_t hello_at;   /* patience counts from here */
         unsigned n_hellos;   /* on this connection, without an answer */
         unsigned n_deaf;     /* connections in a row on which the peer was deaf */
@@ -77,14 +87,29 @@ void guest_session_ended(Guest *g, const char *why); /* requests and streams end
 void guest_log(Guest *g, int level, const char *format, ...) _printf_(3, 4); /* at most one line in five seconds */
 
 /* guest-link.c */
+void link_connect(Guest *g, uint64_t now);
+void link_check_accepted(Guest *g, uint64_t now);    /* QUEUED: and begins the conversation */
+bool link_events(Guest *g, uint64_t now);            /* false: the connection was given up on the way */
+void link_flush(Guest *g);                           /* writes what can be written; errors wait for the next tick */
+void link_rehello(Guest *g, const char *why, uint64_t now);
+void link_reconnect(Guest *g, const char *why, uint64_t at);
+void link_lost(Guest *g, uint64_t now);              /* the other end was closed */
+void link_encourage(Guest *g);                       /* an answer is likely: patience starts anew */
+bool link_leave_session(Guest *g, const char *why);  /* whether there was one */
+void link_drop_channel(Guest *g);
+uint64_t link_next_backoff(GuestLink *l);
+void link_count(const Guest *g, GuestCounters *c);   /* adds the present session's */
+
+/* guest-patience.c */
+void link_tick(Guest *g, uint64_t now);
+uint64_t link_deadline(const Guest *g);
+void link_probe(Guest *g, uint64_t now); /* UP: asks for a sign of life */
+void link_asked(Guest *g);               /* something that wants an answer was just sent */
+
+/* guest-domain.c */
 void link_done(Guest *g);
 void link_follow_domain(Guest *g, bool is_same); /* is_same: the socket is the one of before */
 void link_hint(Guest *g, DomainHint hint);
-void link_tick(Guest *g, uint64_t now);
-uint64_t link_deadline(const Guest *g);
-void link_flush(Guest *g); /* writes what can be written */
-void link_asked(Guest *g); /* something that wants an answer was just sent */
-void link_count(const Guest *g, GuestCounters *c); /* adds the present session's */
 const char *link_describe(const Guest *g, GuestState *ret_state, char **ret_text); /* text or *ret_text is the reason */
 
 /* guest-request.c */

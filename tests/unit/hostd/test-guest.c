@@ -34,6 +34,7 @@ static Loop *loop;
 static Guest *guest;
 static Domain *domain;
 static Peer peer;
+static json_object *hello;
 static char socket_path[64];
 static unsigned n_state_changes, n_facts, n_notes, n_asked;
 static char *replied_text;
@@ -200,7 +201,6 @@ static bool is_state(GuestState s)
 
 static void set_up(void)
 {
-        static json_object *hello;
         struct sockaddr_un sa = { .sun_family = AF_UNIX };
         SessionConfig config = { .role = SESSION_GUEST, .port = SESSION_CONTROL, .random = random_bytes };
 
@@ -237,6 +237,7 @@ static void tear_down(void)
         peer_accepts(false);
         peer_close();
         session_free(peer.session);
+        json_object_put(hello);
         fd_close(peer.listen_fd);
         unlink(socket_path);
         g_free(replied_text);
