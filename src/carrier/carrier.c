@@ -8,9 +8,7 @@
 
 #include "base/base.h"
 #include "base/fs.h"
-#include "carrier/carrier.h"
-#include "carrier/lane.h"
-#include "carrier/line.h"
+#include "carrier/carrier-private.h"
 
 #define FRAMES_PER_TURN 16u         /* written, before reading gets its chance */
 #define READ_PER_TURN (512u * 1024) /* and the other way round */
@@ -18,46 +16,6 @@
 #define BATCH_MAX 4096u             /* QEMU's reads and the guest's input buffers are that long */
 /* For less room no frame is begun: it would cost as much as a full one. */
 #define FILL_MIN (FRAME_BODY_MAX / 2)
-
-#define REHELLO_USEC (HELLO_TIMEOUT_USEC / 2) /* the first HELLO may have met foreign bytes */
-#define BYE_TIMEOUT_USEC (1 * USEC_PER_SEC)
-#define SHUTDOWN_TIMEOUT_USEC (500 * USEC_PER_MSEC)
-#define ABSENT_USEC (5 * USEC_PER_SEC) /* the guest sees no client for that long: the host has left */
-/* "Client connected" may get lost: VIRTIO's control queue has 32 entries. */
-#define ABSENT_LOOK_USEC (1 * USEC_PER_SEC)
-
-typedef enum CarrierPhase {
-        CARRIER_GREETING, /* no session yet, or none any more */
-        CARRIER_CARRYING,
-        CARRIER_LEAVING, /* our BYE is out */
-        CARRIER_LEFT,    /* the peer said BYE: what is queued goes out, then it ends */
-        CARRIER_ENDED,
-} CarrierPhase;
-
-struct Carrier {
-        Session *session;
-        Line line;
-        const CarrierOps *ops;
-        void *userdata;
-        bool is_host;
-        int wake_fd;
-        bool woken;
-        uint64_t linger_usec;
-
-        CarrierPhase phase;
-        int result;
-        uint64_t now, hello_usec, rehello_usec, idle_usec, bye_usec, ping_usec, absent_usec, look_usec;
-        uint64_t heard_usec;
-        unsigned n_pings;
-
-        Lane *lanes[STREAMS_MAX];
-        size_t n_lanes, n_dead, cursor;
-
-        uint8_t *frame;     /* of DATA being written, or a batch of small ones */
-        const uint8_t *out; /* what is left of the frame begun: in `frame`, or the session's */
-        size_t n_out;
-        struct pollfd polls[2 + 2 * STREAMS_MAX];
-};
 
 int carrier_new(const CarrierConfig *config, Carrier **ret)
 {
@@ -92,7 +50,7 @@ static Lane *carrier_find(Carrier *c, uint32_t id)
         return NULL;
 }
 
-static size_t carrier_n_live(const Carrier *c)
+size_t carrier_n_live(const Carrier *c)
 {
         return c->n_lanes - c->n_dead;
 }
@@ -143,7 +101,7 @@ Carrier *carrier_free(Carrier *c)
         return NULL;
 }
 
-static void carrier_end(Carrier *c, int result)
+void carrier_end(Carrier *c, int result)
 {
         if (c->phase == CARRIER_ENDED)
                 return;
@@ -153,7 +111,7 @@ static void carrier_end(Carrier *c, int result)
 
 /* The session is no more, and the host has nothing to wait for then; the guest waits for the next, if the
  * port is there. */
-static void carrier_lose(Carrier *c, bool port_is_gone, const char *text)
+void carrier_lose(Carrier *c, bool port_is_gone, const char *text)
 {
         bool was_up = c->phase != CARRIER_GREETING;
 
@@ -169,8 +127,7 @@ static void carrier_lose(Carrier *c, bool port_is_gone, const char *text)
                 c->ops->lost(c->userdata, text);
 }
 
-/* The guest gives up a host that it no longer hears. */
-static void carrier_forget_host(Carrier *c, const char *text)
+void carrier_forget_host(Carrier *c, const char *text)
 {
         carrier_lose(c, false, text);
         session_open(c->session, c->now);
@@ -463,112 +420,6 @@ static void carrier_drain(Carrier *c)
         }
 }
 
-/* A peer with streams that says nothing. One ping counts once, however far the clock has jumped: this may be
- * a VM. */
-static void carrier_listen(Carrier *c)
-{
-        uint64_t heard = session_heard_usec(c->session);
-
-        if (heard != c->heard_usec || carrier_n_live(c) == 0) {
-                c->heard_usec = heard;
-                c->n_pings = 0;
-                c->ping_usec = c->now + CARRIER_PING_USEC;
-                return;
-        }
-        if (c->now < c->ping_usec)
-                return;
-        c->ping_usec = c->now + CARRIER_PING_USEC;
-        if (c->n_pings < CARRIER_PINGS_MAX || (c->ops->silent && !c->ops->silent(c->userdata))) {
-                c->n_pings++;
-                (void)session_ping(c->session, c->now);
-        } else if (c->is_host)
-                carrier_lose(c, false, "the guest's data port has stopped answering");
-        else
-                carrier_forget_host(c, "the host has stopped answering");
-}
-
-static void carrier_leave(Carrier *c)
-{
-        if (session_bye(c->session) < 0) {
-                carrier_end(c, -ENOTCONN);
-                return;
-        }
-        c->phase = CARRIER_LEAVING;
-        c->bye_usec = c->now + BYE_TIMEOUT_USEC;
-}
-
-static void carrier_phase_tick(Carrier *c)
-{
-        switch (c->phase) {
-        case CARRIER_GREETING:
-                if (c->is_host && c->now >= c->rehello_usec) {
-                        c->rehello_usec = USEC_INFINITY;
-                        session_rehello(c->session, c->now);
-                }
-                if (c->now >= (c->is_host ? c->hello_usec : c->idle_usec + c->linger_usec))
-                        carrier_end(c, -ETIMEDOUT);
-                break;
-        case CARRIER_CARRYING:
-                carrier_listen(c);
-                if (c->phase == CARRIER_CARRYING && carrier_n_live(c) == 0 &&
-                    c->now >= c->idle_usec + c->linger_usec)
-                        carrier_leave(c);
-                break;
-        case CARRIER_LEAVING:
-                if (c->now < c->bye_usec)
-                        break;
-                /* Without BYE_ACK nobody knows what has arrived; with it, hanging up loses nothing. */
-                line_shutdown(&c->line, SHUTDOWN_TIMEOUT_USEC);
-                carrier_end(c, -ETIMEDOUT);
-                break;
-        case CARRIER_LEFT:
-                if ((c->n_out == 0 && !session_output_pending(c->session)) || c->now >= c->bye_usec)
-                        carrier_end(c, 0);
-                break;
-        case CARRIER_ENDED:
-                break;
-        }
-}
-
-static void carrier_tick(Carrier *c)
-{
-        if (c->now >= session_deadline(c->session))
-                session_tick(c->session, c->now);
-        if (!c->line.is_absent)
-                c->absent_usec = c->look_usec = USEC_INFINITY;
-        else if (c->absent_usec == USEC_INFINITY) {
-                c->absent_usec = c->now + ABSENT_USEC;
-                c->look_usec = c->now + ABSENT_LOOK_USEC;
-        } else if (c->now >= c->look_usec) {
-                c->line.readable = c->line.writable = true;
-                c->look_usec = c->now + ABSENT_LOOK_USEC;
-        }
-        if (c->now >= c->absent_usec && c->phase == CARRIER_CARRYING && carrier_n_live(c) > 0) {
-                c->absent_usec = c->now + ABSENT_USEC;
-                carrier_forget_host(c, "the host has closed the port");
-        }
-        carrier_phase_tick(c);
-}
-
-static uint64_t carrier_deadline(const Carrier *c)
-{
-        uint64_t d = MIN(session_deadline(c->session), c->look_usec);
-
-        switch (c->phase) {
-        case CARRIER_GREETING:
-                return MIN(d,
-                           c->is_host ? MIN(c->hello_usec, c->rehello_usec) : c->idle_usec + c->linger_usec);
-        case CARRIER_CARRYING:
-                return MIN(d, carrier_n_live(c) > 0 ? c->ping_usec : c->idle_usec + c->linger_usec);
-        case CARRIER_LEAVING:
-        case CARRIER_LEFT:
-                return MIN(d, c->bye_usec);
-        case CARRIER_ENDED:
-                break;
-        }
-        return d;
-}
-
 static bool carrier_has_work(const Carrier *c)
 {
         bool writable = c->line.writable;
@@ -625,10 +476,8 @@ int carrier_run(Carrier *c)
         unsigned n_busy = 0;
         int r;
 
-        c->now = c->idle_usec = fs_now_usec();
-        c->hello_usec = c->now + HELLO_TIMEOUT_USEC;
-        c->rehello_usec = c->now + REHELLO_USEC;
-        c->look_usec = c->absent_usec = USEC_INFINITY;
+        c->now = fs_now_usec();
+        carrier_start_clock(c);
         session_open(c->session, c->now);
         while (c->phase != CARRIER_ENDED) {
                 bool sleep;

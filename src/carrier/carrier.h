@@ -59,9 +59,10 @@ typedef struct CarrierOps {
         bool (*silent)(void *userdata);
 } CarrierOps;
 
-#define CARRIER_PING_USEC (5u * 1000 * 1000) /* a peer with streams that says nothing is asked that often   \
-                                              */
-#define CARRIER_PINGS_MAX 12u                /* its loop may be in a long fsync(2), so patience is due */
+#define CARRIER_PING_USEC                                                                                   \
+        (5u * 1000 * 1000)    /* a peer with streams that says nothing is asked that often                  \
+                               */
+#define CARRIER_PINGS_MAX 12u /* its loop may be in a long fsync(2), so patience is due */
 
 typedef struct CarrierConfig {
         Session *session;    /* taken over, also when carrier_new() fails */
