@@ -39,9 +39,12 @@ def check_room(path, text):
     head = text.split("\n#include", 1)[0]
     block = re.search(r"/\*(?! SPDX).*?\*/", head, re.S)
     if not block:
-        header = path[:-2] + ".h"
-        if source.exists(header) and re.search(r"/\*(?! SPDX).*?\*/", source.read(header), re.S):
-            return []
+        # process-start.c: process-start.h or process.h.
+        stem = path[:-2]
+        while stem:
+            if source.exists(stem + ".h") and re.search(r"/\*(?! SPDX).*?\*/", source.read(stem + ".h"), re.S):
+                return []
+            stem = stem.rpartition("-")[0]
         return [f"{path}:1: no words on what this file is"]
     if block[0].count("\n") + 1 > 14:
         return [f"{path}:1: the description has more than ten lines"]

@@ -112,10 +112,7 @@ def test_detached_survives(lab, client, vm):
     job = lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c", "echo first; sleep 6; echo last; exit 5", check=True).stdout
     number = job.split()[-1].strip("/").split("/")[-1]
     starts = vm.guestd_starts()
-    try:
-        client.run("lab", "sh", "-c", "kill -9 $(pidof vmferry-guestd)", timeout=20)
-    except BusError:
-        pass
+    client.kill_guestd("lab")
     vm.wait_guestd(starts)
     lab.hostd.restart()
     client.wait_ready("lab", 20)

@@ -11,7 +11,6 @@ import time
 import pytest
 
 from lab import tree
-from lab.bus import BusError
 from lab.need import eventually, tool
 from lab.virt import Image
 
@@ -49,7 +48,7 @@ def random_file(lab, name, size):
 
 
 def guest_digest(client, path):
-    status, out, err = client.run("lab", "sha256sum", path, timeout=300)
+    status, out, err = client.run("lab", "sha256sum", path, wait=300)
     assert status == 0, err
     return out.split()[0]
 
@@ -183,10 +182,7 @@ def interrupt(lab, vm, what):
         vm.reset()
         vm.wait_guestd(starts)
     elif what == "guestd":
-        try:
-            lab.client.run("lab", "sh", "-c", "kill -9 $(pidof vmferry-guestd)", timeout=20)
-        except BusError:
-            pass
+        lab.client.kill_guestd("lab")
     else:
         lab.hostd.restart()
         lab.client.wait_ready("lab", 30)
