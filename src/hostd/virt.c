@@ -3,8 +3,8 @@
 /*
  * The connection to libvirt. One thread makes all calls, from a queue; libvirt's own events come through libvirt-glib on
  * the main context (libvirt dispatches them there, except for the close callback, which may come on either thread).
- * Everything is handed over as news, a source of the main context each, so that order is kept. Callbacks of libvirt hold
- * a reference to the Virt, and after virt_free() nobody is told any more.
+ * Everything is handed over as news, a source of the main context each, so that order is kept. Events of libvirt hold a
+ * reference to the Virt, and after virt_free() nobody is told any more.
  */
 
 #include <glib.h>
@@ -22,6 +22,7 @@
 /* A libvirtd that stands still is taken for lost after that many seconds times tries. */
 #define KEEPALIVE_SEC 5
 #define KEEPALIVE_TRIES 5
+#define END_USEC (1 * USEC_PER_SEC) /* for a call that is under way when we end; a frozen libvirtd takes longer */
 
 typedef struct Task Task;
 typedef struct News News;
@@ -31,6 +32,10 @@ struct Virt {
         const VirtOps *ops; /* main thread; NULL: freed */
         void *userdata;
         GAsyncQueue *tasks;
+        GThread *thread;
+        GMutex lock;
+        GCond ended;
+        bool has_ended;
 
         /* The libvirt thread's. */
         char *uri, *control_channel, *data_channel;
@@ -74,6 +79,8 @@ static void virt_unref(void *p)
         if (!g_atomic_int_dec_and_test(&v->n_refs))
                 return;
         g_async_queue_unref(v->tasks);
+        g_mutex_clear(&v->lock);
+        g_cond_clear(&v->ended);
         g_free(v->uri);
         g_free(v->control_channel);
         g_free(v->data_channel);
@@ -93,6 +100,11 @@ static void task_free(void *p)
 static void task_push(Virt *v, Task task)
 {
         g_async_queue_push(v->tasks, g_memdup2(&task, sizeof(task)));
+}
+
+static void task_push_front(Virt *v, Task task)
+{
+        g_async_queue_push_front(v->tasks, g_memdup2(&task, sizeof(task)));
 }
 
 static void news_free(void *p)
@@ -268,8 +280,8 @@ static void task_connect(Virt *v, Task *t)
         }
         /* Not every driver has keepalive, a close callback and each event. */
         (void)virConnectSetKeepAlive(v->conn, KEEPALIVE_SEC, KEEPALIVE_TRIES);
-        if (virConnectRegisterCloseCallback(v->conn, on_close, virt_ref(v), virt_unref) < 0)
-                virt_unref(v);
+        /* Without a reference: conn_close() ends it, and a driver that has none takes it and never frees it. */
+        (void)virConnectRegisterCloseCallback(v->conn, on_close, v, NULL);
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle));
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_REBOOT, VIR_DOMAIN_EVENT_CALLBACK(on_reboot));
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, VIR_DOMAIN_EVENT_CALLBACK(on_device));
@@ -422,6 +434,10 @@ static void *virt_thread(void *userdata)
                 t->run(v, t);
                 task_free(t);
         }
+        g_mutex_lock(&v->lock);
+        v->has_ended = true;
+        g_cond_signal(&v->ended);
+        g_mutex_unlock(&v->lock);
         virt_unref(v);
         return NULL;
 }
@@ -447,16 +463,31 @@ Virt *virt_new(const char *uri, const char *control_channel, const char *data_ch
                 .control_channel = g_strdup(control_channel),
                 .data_channel = g_strdup(data_channel),
         };
-        g_thread_unref(g_thread_new("libvirt", virt_thread, v));
+        g_mutex_init(&v->lock);
+        g_cond_init(&v->ended);
+        v->thread = g_thread_new("libvirt", virt_thread, v);
         return v;
 }
 
 Virt *virt_free(Virt *v)
 {
+        gint64 until;
+        bool has_ended;
+
         if (!v)
                 return NULL;
         v->ops = NULL;
-        task_push(v, (Task){ .run = task_stop });
+        task_push_front(v, (Task){ .run = task_stop });
+        until = g_get_monotonic_time() + (gint64)END_USEC;
+        g_mutex_lock(&v->lock);
+        while (!v->has_ended && g_cond_wait_until(&v->ended, &v->lock, until))
+                ;
+        has_ended = v->has_ended;
+        g_mutex_unlock(&v->lock);
+        if (has_ended)
+                (void)g_thread_join(v->thread);
+        else
+                g_thread_unref(v->thread);
         virt_unref(v);
         return NULL;
 }

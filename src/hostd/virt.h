@@ -32,7 +32,7 @@ typedef struct VirtOps {
 } VirtOps;
 
 Virt *virt_new(const char *uri, const char *control_channel, const char *data_channel, const VirtOps *ops, void *userdata);
-Virt *virt_free(Virt *v); /* waits for no call: what is under way ends by itself, unheard */
+Virt *virt_free(Virt *v); /* at the end: waits a second for a call that is under way, then leaves it */
 
 void virt_set_channels(Virt *v, const char *control_channel, const char *data_channel);
 void virt_connect(Virt *v);
