@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Every part has its own userdata here, the agent, and none knows of another. The host's methods are in one table; what
- * no entry names is Unsupported.
+ * Every part has its own userdata here, the agent, and none knows of another. The host's methods are in one
+ * table; what no entry names is Unsupported.
  */
 
 #include <stdio.h>
@@ -58,8 +58,10 @@ static void method_process(Agent *a, uint64_t token, const char *method, const M
 {
         if (str_eq(method, "process.start") && !policy_may(&a->config.policy, POLICY_EXEC)) {
                 const char *id = message_str(m->json, "id", NULL);
-                log_audit("exec", name_is_id(id) ? id : NULL, wire_error_to_string(WIRE_PERMISSION_DENIED), "%s", "");
-                host_refuse(a->host, token, WIRE_PERMISSION_DENIED, "This guest's policy allows no commands.");
+                log_audit("exec", name_is_id(id) ? id : NULL, wire_error_to_string(WIRE_PERMISSION_DENIED),
+                          "%s", "");
+                host_refuse(a->host, token, WIRE_PERMISSION_DENIED,
+                            "This guest's policy allows no commands.");
                 return;
         }
         process_call(a->processes, token, method, m->json);
@@ -87,7 +89,8 @@ static void on_host_request(void *userdata, uint64_t token, const char *method, 
                         return;
                 }
         }
-        host_refuse(a->host, token, WIRE_UNSUPPORTED, "This guest's daemon (%s) has no such method.", VMFERRY_VERSION);
+        host_refuse(a->host, token, WIRE_UNSUPPORTED, "This guest's daemon (%s) has no such method.",
+                    VMFERRY_VERSION);
 }
 
 /* The session. */
@@ -105,7 +108,8 @@ static void on_host_up(void *userdata, json_object *hello)
         const char *instance = message_str(hello, "instance", "");
 
         loop_timer_set(a->orphan, USEC_INFINITY);
-        if (a->host_instance[0] && instance[0] && strncmp(a->host_instance, instance, INSTANCE_SIZE - 1) != 0)
+        if (a->host_instance[0] && instance[0] &&
+            strncmp(a->host_instance, instance, INSTANCE_SIZE - 1) != 0)
                 processes_end_attached(a->processes);
         (void)snprintf(a->host_instance, sizeof(a->host_instance), "%s", instance);
         processes_resend(a->processes);
@@ -130,7 +134,8 @@ static void on_orphan(void *userdata)
         processes_end_attached(a->processes);
 }
 
-static void on_host_reply(void *userdata, uint32_t request, WireError error, const char *text, const Message *m)
+static void on_host_reply(void *userdata, uint32_t request, WireError error, const char *text,
+                          const Message *m)
 {
         Agent *a = userdata;
 
@@ -145,7 +150,8 @@ static void on_host_notify(void *userdata, const char *method, const Message *m)
 
 /* Messages and processes answer the host. */
 
-static void on_message_reply(void *userdata, uint64_t token, json_object *json, const void *payload, size_t n)
+static void on_message_reply(void *userdata, uint64_t token, json_object *json, const void *payload,
+                             size_t n)
 {
         Agent *a = userdata;
 
@@ -185,8 +191,8 @@ static void on_carry_opened(void *userdata, uint64_t token, WireError error, con
                 host_refuse(a->host, token, error, "%s", text);
 }
 
-static WireError on_carry_process_stream(void *userdata, const char *process_id, CarryStream which, int *ret_read_fd,
-                                         int *ret_write_fd, char **ret_text)
+static WireError on_carry_process_stream(void *userdata, const char *process_id, CarryStream which,
+                                         int *ret_read_fd, int *ret_write_fd, char **ret_text)
 {
         static const ProcessOutput outputs[_CARRY_STREAM_MAX] = {
                 [CARRY_STDIO] = PROCESS_STDIO,
@@ -199,9 +205,9 @@ static WireError on_carry_process_stream(void *userdata, const char *process_id,
 
         int r = process_take_fds(a->processes, process_id, outputs[which], &in, &out);
         if (r < 0) {
-                *ret_text = strdup(r == -ENOENT   ? "This guest has no such process, or it has no such stream." :
-                                   r == -EALREADY ? "The process's stream was opened before." :
-                                                    strerror(-r));
+                *ret_text = strdup(r == -ENOENT ? "This guest has no such process, or it has no such stream."
+                                   : r == -EALREADY ? "The process's stream was opened before."
+                                                    : strerror(-r));
                 return r == -EALREADY ? WIRE_EXISTS : wire_error_from_errno(-r);
         }
         *ret_read_fd = out >= 0 ? out : -1;
@@ -211,29 +217,32 @@ static WireError on_carry_process_stream(void *userdata, const char *process_id,
 
 /* Programs of this guest. */
 
-static int on_local_publish(void *userdata, const char *topic, const void *payload, size_t n, uint64_t *ret_id)
+static int on_local_publish(void *userdata, const char *topic, const void *payload, size_t n,
+                            uint64_t *ret_id)
 {
         Agent *a = userdata;
 
         return outbox_add(a->outbox, topic, payload, n, ret_id);
 }
 
-static WireError on_local_call(void *userdata, uint64_t token, const char *topic, const void *payload, size_t n,
-                               uint64_t timeout_usec)
+static WireError on_local_call(void *userdata, uint64_t token, const char *topic, const void *payload,
+                               size_t n, uint64_t timeout_usec)
 {
         Agent *a = userdata;
 
         return calls_start(a->calls, token, topic, payload, n, timeout_usec);
 }
 
-static void on_local_called(void *userdata, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+static void on_local_called(void *userdata, uint64_t token, WireError error, const char *text,
+                            const void *payload, size_t n)
 {
         Agent *a = userdata;
 
         messages_on_called(a->messages, token, error, text, payload, n);
 }
 
-static int on_call_send(void *userdata, json_object *json, const void *payload, size_t n, uint32_t *ret_request)
+static int on_call_send(void *userdata, json_object *json, const void *payload, size_t n,
+                        uint32_t *ret_request)
 {
         Agent *a = userdata;
 
@@ -247,7 +256,8 @@ static void on_call_forget(void *userdata, uint32_t request)
         host_forget(a->host, request);
 }
 
-static void on_call_done(void *userdata, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+static void on_call_done(void *userdata, uint64_t token, WireError error, const char *text,
+                         const void *payload, size_t n)
 {
         Agent *a = userdata;
 
@@ -317,11 +327,13 @@ void agent_reload(Agent *a)
                 return;
         if (!str_eq(fresh.control_channel, a->config.control_channel))
                 log_notice("ControlChannel= has changed: this counts from the next start on");
-        /* The local socket keeps its group's name, and the others keep pointers to the policy: it changes in place. */
+        /* The local socket keeps its group's name, and the others keep pointers to the policy: it changes in
+         * place. */
         char *group = TAKE(fresh.socket_group);
         fresh.socket_group = TAKE(a->config.socket_group);
         free(group);
-        bool has_new_facts = memcmp(fresh.policy.allow, a->config.policy.allow, sizeof(fresh.policy.allow)) != 0;
+        bool has_new_facts =
+                memcmp(fresh.policy.allow, a->config.policy.allow, sizeof(fresh.policy.allow)) != 0;
         config_done(&a->config);
         a->config = fresh;
         log_set_max_level(fresh.log_level);
@@ -362,7 +374,8 @@ static int start_parts(Agent *a)
         if (r == 0)
                 r = calls_new(a->loop, &call_ops, a, &a->calls);
         if (r == 0)
-                r = outbox_new(a->loop, a->config.publish_queue_max, STATE_DIR "/outbox", &outbox_ops, a, &a->outbox);
+                r = outbox_new(a->loop, a->config.publish_queue_max, STATE_DIR "/outbox", &outbox_ops, a,
+                               &a->outbox);
         return r;
 }
 

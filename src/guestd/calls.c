@@ -95,13 +95,15 @@ static json_object *call_json(const char *topic, uint64_t timeout_usec)
         if (json_object_object_add(o, "method", json_object_new_string("message.call")) == 0 &&
             json_object_object_add(o, "topic", json_object_new_string(topic)) == 0 &&
             json_object_object_add(o, "id", json_object_new_int64((int64_t)(id >> 1))) == 0 &&
-            json_object_object_add(o, "timeout", json_object_new_int64((int64_t)MIN(timeout_usec, INT64_MAX))) == 0)
+            json_object_object_add(o, "timeout",
+                                   json_object_new_int64((int64_t)MIN(timeout_usec, INT64_MAX))) == 0)
                 return o;
         (void)json_object_put(o);
         return NULL;
 }
 
-WireError calls_start(Calls *c, uint64_t token, const char *topic, const void *payload, size_t n, uint64_t timeout_usec)
+WireError calls_start(Calls *c, uint64_t token, const char *topic, const void *payload, size_t n,
+                      uint64_t timeout_usec)
 {
         if (c->n_open >= CALLS_MAX)
                 return WIRE_LIMITS_EXCEEDED;
@@ -115,10 +117,10 @@ WireError calls_start(Calls *c, uint64_t token, const char *topic, const void *p
         }
         int r = c->ops->send(c->userdata, json, payload, n, &x->request);
         if (r < 0)
-                return r == -ENOTCONN ? WIRE_NOT_READY :
-                       r == -ENOBUFS  ? WIRE_LIMITS_EXCEEDED :
-                       r == -E2BIG    ? WIRE_TOO_LARGE :
-                                        WIRE_FAILED;
+                return r == -ENOTCONN  ? WIRE_NOT_READY
+                       : r == -ENOBUFS ? WIRE_LIMITS_EXCEEDED
+                       : r == -E2BIG   ? WIRE_TOO_LARGE
+                                       : WIRE_FAILED;
         x->token = token;
         if (__builtin_add_overflow(loop_now(c->loop), timeout_usec, &x->deadline_usec))
                 x->deadline_usec = USEC_INFINITY;

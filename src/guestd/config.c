@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One table of keys; each kind of value has its judge. A value that is refused leaves the one before it in place. Lists
- * add up over lines and files, and an empty assignment empties them, as in unit files.
+ * One table of keys; each kind of value has its judge. A value that is refused leaves the one before it in
+ * place. Lists add up over lines and files, and an empty assignment empties them, as in unit files.
  */
 
 #include <stdio.h>
@@ -45,7 +45,8 @@ static const Key keys[] = {
         { "DataChannel", KIND_CHANNEL, offsetof(Config, data_channel), 0, 0 },
         { "LogLevel", KIND_LEVEL, offsetof(Config, log_level), 0, 0 },
         { "HandlersDirectory", KIND_PATH, offsetof(Config, handlers_dir), 0, 0 },
-        { "HandlerTimeout", KIND_USEC, offsetof(Config, handler_timeout_usec), USEC_PER_MSEC, USEC_INFINITY },
+        { "HandlerTimeout", KIND_USEC, offsetof(Config, handler_timeout_usec), USEC_PER_MSEC,
+          USEC_INFINITY },
         { "HandlersMax", KIND_COUNT, offsetof(Config, handlers_max), 1, 1024 },
         { "ProcessesMax", KIND_COUNT, offsetof(Config, processes_max), 1, 65536 },
         { "SpoolSize", KIND_SIZE, offsetof(Config, spool_bytes), 65536, UINT64_MAX / 2 },
@@ -87,7 +88,8 @@ static bool is_channel(const char *value)
 {
         if (value[0] == '/')
                 return name_is_absolute_path(value);
-        return value[0] && !strchr(value, '/') && strlen(value) <= NAME_BYTES_MAX && name_is_text(value, NAME_BYTES_MAX);
+        return value[0] && !strchr(value, '/') && strlen(value) <= NAME_BYTES_MAX &&
+               name_is_text(value, NAME_BYTES_MAX);
 }
 
 /* The value as a list item: a command's glob and a root are absolute; a root loses its trailing slash. */
@@ -138,7 +140,8 @@ static int assign_list(Kind kind, char ***list, const char *value)
                 grown[n] = NULL;
                 *list = grown;
         }
-        /* An empty assignment, and one of which nothing was right, is a list that admits nothing: a mistake never opens. */
+        /* An empty assignment, and one of which nothing was right, is a list that admits nothing: a mistake
+         * never opens. */
         if (!*list && !(*list = calloc(1, sizeof(char *))))
                 return -ENOMEM;
         return r;
@@ -244,7 +247,8 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
                 r->told_section = true;
                 r->n_complaints++;
                 if (!r->quiet)
-                        log_warning("%s:%u: %s: expected in section [Guest]; taken all the same", file, line, key);
+                        log_warning("%s:%u: %s: expected in section [Guest]; taken all the same", file, line,
+                                    key);
         }
         for (size_t i = 0; i < ELEMENTSOF(keys); i++) {
                 if (!str_eq(keys[i].name, key))
@@ -256,7 +260,8 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
                         r->n_complaints++;
                         if (!r->quiet)
                                 log_warning("%s:%u: %s=%s: %s%s", file, line, key, value,
-                                            e == -ERANGE ? "out of range; " : "", kind_expects(keys[i].kind));
+                                            e == -ERANGE ? "out of range; " : "",
+                                            kind_expects(keys[i].kind));
                 }
                 return 0;
         }
@@ -351,7 +356,8 @@ static int read_all(Config *config)
                         return e;
                 unreadable |= e;
         }
-        /* What such a file would have forbidden is unknown: so nothing is allowed, whatever the others say. */
+        /* What such a file would have forbidden is unknown: so nothing is allowed, whatever the others say.
+         */
         for (size_t i = 0; unreadable && i < _POLICY_VERB_MAX; i++)
                 config->policy.allow[i] = false;
         return 0;

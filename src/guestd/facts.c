@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Facts come from files that any of the systems may lack; what is not there is left out. Text that is no clean UTF-8 is
- * left out too: the host would have to.
+ * Facts come from files that any of the systems may lack; what is not there is left out. Text that is no
+ * clean UTF-8 is left out too: the host would have to.
  */
 
 #include <fcntl.h>
@@ -33,7 +33,8 @@ void facts_random(void *userdata, void *buf, size_t n)
                 for (ssize_t k; fd >= 0 && done < n && (k = read(fd, bytes + done, n - done)) > 0;)
                         done += (size_t)k;
         }
-        /* The epoch's freshness rests on the host's nonce (vmferry-protocol(7)); ours has to differ, not to be secret. */
+        /* The epoch's freshness rests on the host's nonce (vmferry-protocol(7)); ours has to differ, not to
+         * be secret. */
         static uint64_t count;
         while (done < n) {
                 struct {
@@ -137,7 +138,8 @@ static json_object *facts_of_system(void)
         }
         if (r == 0 && clock_gettime(CLOCK_BOOTTIME, &uptime) == 0)
                 r = add(o, "uptime_usec",
-                        json_object_new_int64((int64_t)uptime.tv_sec * (int64_t)USEC_PER_SEC + uptime.tv_nsec / 1000));
+                        json_object_new_int64((int64_t)uptime.tv_sec * (int64_t)USEC_PER_SEC +
+                                              uptime.tv_nsec / 1000));
         if (r == 0)
                 r = add_os_release(o);
         if (r == 0)

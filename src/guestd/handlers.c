@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A handler has a keeper: a forked child, subreaper of everything below it, which waits for the handler and passes its end on
- * as an exit status. Asked to stop, the keeper ends the tree. A handler may leave daemons behind; when it has ended
- * by itself they are not touched, and only what the handler itself had written counts, not what they write later.
+ * A handler has a keeper: a forked child, subreaper of everything below it, which waits for the handler and
+ * passes its end on as an exit status. Asked to stop, the keeper ends the tree. A handler may leave daemons
+ * behind; when it has ended by itself they are not touched, and only what the handler itself had written
+ * counts, not what they write later.
  */
 
 #include <fcntl.h>
@@ -121,7 +122,8 @@ static void end_tree(const Tree *tree)
         }
 }
 
-static void __attribute__((noreturn)) keep(const char *path, const char *tree_id, HandlerKind kind, const int fds[3])
+static void __attribute__((noreturn))
+keep(const char *path, const char *tree_id, HandlerKind kind, const int fds[3])
 {
         sigset_t signals;
         Tree tree;
@@ -220,7 +222,8 @@ static void read_complaint(Handler *x)
         for (unsigned i = 0; i < 16; i++) { /* a flood on stderr takes its turns with the rest */
                 char surplus[4096];
                 size_t room = sizeof(x->complaint) - x->n_complaint;
-                ssize_t n = read(x->err_fd, room ? x->complaint + x->n_complaint : surplus, room ? room : sizeof(surplus));
+                ssize_t n = read(x->err_fd, room ? x->complaint + x->n_complaint : surplus,
+                                 room ? room : sizeof(surplus));
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n < 0 && errno == EAGAIN)
@@ -291,19 +294,20 @@ static void on_end(void *userdata, pid_t pid, int wait_status)
         int status = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
         if (x->too_large) {
                 error = WIRE_TOO_LARGE;
-                (void)snprintf(text, sizeof(text), "The handler of %s answered with more than %u bytes.", x->topic,
-                               PAYLOAD_MAX);
+                (void)snprintf(text, sizeof(text), "The handler of %s answered with more than %u bytes.",
+                               x->topic, PAYLOAD_MAX);
         } else if (x->timed_out) {
                 error = WIRE_TIMEOUT;
-                (void)snprintf(text, sizeof(text), "The handler of %s took too long and was ended.", x->topic);
+                (void)snprintf(text, sizeof(text), "The handler of %s took too long and was ended.",
+                               x->topic);
         } else if (status != 0) {
                 size_t n = 0;
                 while (n < x->n_complaint && x->complaint[n] != '\n')
                         n++;
                 _cleanup_free_ char *line = escape_text(x->complaint, n, STDERR_KEPT);
                 error = WIRE_FAILED;
-                (void)snprintf(text, sizeof(text), "The handler of %s failed with status %d%s%s", x->topic, status,
-                               n && line ? ": " : ".", n && line ? line : "");
+                (void)snprintf(text, sizeof(text), "The handler of %s failed with status %d%s%s", x->topic,
+                               status, n && line ? ": " : ".", n && line ? line : "");
         }
         h->done(h->userdata, x->token, error, text, x->output, error == WIRE_OK ? x->n_output : 0);
 }
@@ -422,8 +426,8 @@ static int launch(Handler *x, const char *path, uint64_t id, const int theirs[3]
         return r;
 }
 
-int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *topic, uint64_t id, const void *payload,
-                   size_t n_payload, uint64_t timeout_usec)
+int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *topic, uint64_t id,
+                   const void *payload, size_t n_payload, uint64_t timeout_usec)
 {
         _cleanup_free_ char *path = NULL;
         _cleanup_(handler_freep) Handler *x = NULL;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Driver of the control session. All I/O follows edges of the port, so both directions are worked until EAGAIN or until
- * a turn's share is used up. A client of the port that went away ends the session here and now (the flags may be wrong in
- * other ways, not in this one: another client says HELLO anyway); the fresh HELLO_REQ waits in the session until a client
- * makes the port writable.
+ * Driver of the control session. All I/O follows edges of the port, so both directions are worked until
+ * EAGAIN or until a turn's share is used up. A client of the port that went away ends the session here and
+ * now (the flags may be wrong in other ways, not in this one: another client says HELLO anyway); the fresh
+ * HELLO_REQ waits in the session until a client makes the port writable.
  */
 
 #include <stdarg.h>
@@ -34,7 +34,9 @@ struct Host {
         const uint8_t *frame; /* being written, in the session's own buffer */
         size_t n_frame;
         uint32_t generation; /* of sessions: the upper half of tokens */
-        bool is_up, has_more, must_renew, working, is_cut; /* is_cut: a part of `frame` is out */
+        bool is_up, has_more, must_renew, working;
+        bool is_cut;  /* a part of `frame` is out */
+        bool is_mute; /* after host_leave(): a host that says HELLO now is to wait for our successor */
 };
 
 static void host_down(Host *h, const char *why)
@@ -54,6 +56,7 @@ static void host_finish_leaving(Host *h)
         if (!left)
                 return;
         h->left = NULL;
+        h->is_mute = true;
         loop_timer_set(h->leaving, USEC_INFINITY);
         left(h->userdata);
 }
@@ -229,7 +232,8 @@ static int host_write(Host *h)
                         port_reopen(h->port, strerror(errno));
                         return -ENODEV;
                 }
-                /* No contiguous memory for a copy of it in the kernel, or a queue that filled up under our hands. */
+                /* No contiguous memory for a copy of it in the kernel, or a queue that filled up under our
+                 * hands. */
                 loop_timer_set(h->again, loop_now(h->loop) + WRITE_RETRY_USEC);
                 return 0;
         }
@@ -247,7 +251,7 @@ static void host_work(Host *h)
         int r = host_read(h);
         if (r == 0 && h->must_renew)
                 host_restart(h, "a new handshake is due");
-        if (r == 0)
+        if (r == 0 && !h->is_mute)
                 r = host_write(h);
         h->working = false;
         if (r < 0)
@@ -289,7 +293,8 @@ static void on_port_changed(void *userdata, short revents)
 
         /* A HELLO_REQ that still waits for a client need not be replaced. */
         if (port_peer(revents) == PORT_PEER_ABSENT && h->session &&
-            (session_state(h->session) != SESSION_HELLO_SENT || (!session_output_pending(h->session) && !h->n_frame)))
+            (session_state(h->session) != SESSION_HELLO_SENT ||
+             (!session_output_pending(h->session) && !h->n_frame)))
                 host_restart(h, "it has closed the port");
         host_work(h);
 }
@@ -315,7 +320,8 @@ int host_new(Loop *l, const char *channel, const HostOps *ops, void *userdata, H
         if (!h)
                 return -ENOMEM;
         *h = (Host){ .loop = l, .ops = ops, .userdata = userdata };
-        if (loop_add_timer(l, on_again, h, &h->again) < 0 || loop_add_timer(l, on_leave_timeout, h, &h->leaving) < 0 ||
+        if (loop_add_timer(l, on_again, h, &h->again) < 0 ||
+            loop_add_timer(l, on_leave_timeout, h, &h->leaving) < 0 ||
             port_new(l, channel, &port_ops, h, &h->port) < 0)
                 return -ENOMEM;
         *ret = TAKE(h);
@@ -378,7 +384,8 @@ void host_reply(Host *h, uint64_t token, json_object *json, const void *payload,
         if (json && h->session && token >> 32 == h->generation) {
                 int r = session_reply(h->session, (uint32_t)token, json, payload, n_payload);
                 if (r == -E2BIG) {
-                        json_object *error = message_error(WIRE_TOO_LARGE, "The answer is larger than a message may be.");
+                        json_object *error =
+                                message_error(WIRE_TOO_LARGE, "The answer is larger than a message may be.");
                         r = error ? session_reply(h->session, (uint32_t)token, error, NULL, 0) : -ENOMEM;
                         (void)json_object_put(error);
                 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * RFC 3164 lines without a date, which every syslogd adds, in one datagram. syslog(3) is not used: it blocks, it takes
- * the time zone's files along, and it writes to the console by itself. Forked children open their own socket.
+ * RFC 3164 lines without a date, which every syslogd adds, in one datagram. syslog(3) is not used: it
+ * blocks, it takes the time zone's files along, and it writes to the console by itself. Forked children open
+ * their own socket.
  */
 
 #include <fcntl.h>
@@ -36,7 +37,8 @@ void log_set_max_level(int level)
 
 int log_level_from_string(const char *name)
 {
-        static const char *const names[] = { "emerg", "alert", "crit", "error", "warning", "notice", "info", "debug" };
+        static const char *const names[] = { "emerg",   "alert",  "crit", "error",
+                                             "warning", "notice", "info", "debug" };
 
         for (int i = 0; i < (int)ELEMENTSOF(names); i++)
                 if (str_eq(name, names[i]) || (name[0] == '0' + i && name[1] == '\0'))
@@ -81,7 +83,8 @@ static _printf_(3, 0) void log_line(int facility, int level, const char *format,
         char line[LINE_MAX_BYTES];
         int saved = errno;
 
-        int prefix = snprintf(line, sizeof(line), "<%d>%s[%d]: ", facility | level, state.identifier, (int)getpid());
+        int prefix = snprintf(line, sizeof(line), "<%d>%s[%d]: ", facility | level, state.identifier,
+                              (int)getpid());
         if (prefix < 0)
                 return;
         errno = saved;
@@ -129,6 +132,6 @@ void log_audit(const char *verb, const char *id, const char *result, const char 
                 return;
 
         /* Not subject to LogLevel=: an audit that can be silenced is none. */
-        log_plain(LOG_AUTHPRIV, LOG_NOTICE, "audit: verb=%s id=%s result=%s%s%s", verb, id ? id : "-", result,
-                  details[0] ? " " : "", details);
+        log_plain(LOG_AUTHPRIV, LOG_NOTICE, "audit: verb=%s id=%s result=%s%s%s", verb, id ? id : "-",
+                  result, details[0] ? " " : "", details);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * poll(2) over an array that is rebuilt each turn: a guest's daemon has a dozen descriptors. Signals come through
- * signalfd(2). A source freed inside a callback is only marked; it is swept behind the turn, so a callback may free
- * anything, its neighbour in the list included.
+ * poll(2) over an array that is rebuilt each turn: a guest's daemon has a dozen descriptors. Signals come
+ * through signalfd(2). A source freed inside a callback is only marked; it is swept behind the turn, so a
+ * callback may free anything, its neighbour in the list included.
  */
 
 #include <fcntl.h>
@@ -217,7 +217,8 @@ static uint64_t loop_next_deadline(const Loop *l)
 
 static void loop_dispatch(Loop *l)
 {
-        /* What a callback adds stands at the head of the lists, before the cursor, and waits for the next turn. */
+        /* What a callback adds stands at the head of the lists, before the cursor, and waits for the next
+         * turn. */
         for (LoopFd *f = l->fds; f && !l->stopped; f = f->next) {
                 if (f->dead || f->index == SIZE_MAX)
                         continue;

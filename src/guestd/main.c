@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The command line, the daemon's manners towards its system (lock, OOM score, readiness), and the loop. Runs as a child of
- * any init, in the foreground unless asked otherwise.
+ * The command line, the daemon's manners towards its system (lock, OOM score, readiness), and the loop. Runs
+ * as a child of any init, in the foreground unless asked otherwise.
  */
 
 #include <fcntl.h>
@@ -46,7 +46,15 @@ static void print_help(void)
 /* 0: go on; 1: done; 2: usage. */
 static int parse_options(int argc, char **argv, Options *ret)
 {
-        enum { OPT_CONTROL = 256, OPT_DATA, OPT_CONFIG, OPT_LOG_LEVEL, OPT_FOREGROUND, OPT_DAEMON, OPT_VERSION };
+        enum {
+                OPT_CONTROL = 256,
+                OPT_DATA,
+                OPT_CONFIG,
+                OPT_LOG_LEVEL,
+                OPT_FOREGROUND,
+                OPT_DAEMON,
+                OPT_VERSION
+        };
         static const struct option options[] = {
                 { "control", required_argument, NULL, OPT_CONTROL },
                 { "data", required_argument, NULL, OPT_DATA },
@@ -74,7 +82,8 @@ static int parse_options(int argc, char **argv, Options *ret)
                 case OPT_LOG_LEVEL:
                         o.agent.log_level = log_level_from_string(optarg);
                         if (o.agent.log_level < 0) {
-                                (void)fprintf(stderr, "vmferry-guestd: --log-level=%s: no such level\n", optarg);
+                                (void)fprintf(stderr, "vmferry-guestd: --log-level=%s: no such level\n",
+                                              optarg);
                                 return 2;
                         }
                         break;
@@ -112,7 +121,8 @@ static void open_standard_fds(void)
         (void)fd_close(fd);
 }
 
-/* Whether this is the only one. Without a writable /run there is no telling, and the port itself takes only one. */
+/* Whether this is the only one. Without a writable /run there is no telling, and the port itself takes only
+ * one. */
 static bool take_lock(void)
 {
         (void)mkdir(RUNTIME_DIR, 0755);
@@ -149,11 +159,13 @@ static void notify(const char *state)
                 address.sun_path[0] = '\0';
         _cleanup_close_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         if (fd >= 0)
-                (void)sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT, (const struct sockaddr *)&address,
+                (void)sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT,
+                             (const struct sockaddr *)&address,
                              (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
 }
 
-/* In the parent: waits for the word of the child, and is its exit status. In the child: the descriptor for that word. */
+/* In the parent: waits for the word of the child, and is its exit status. In the child: the descriptor for
+ * that word. */
 static int go_to_background(void)
 {
         int fds[2];

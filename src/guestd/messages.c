@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A message is taken when a subscriber or a handler has it; from then on its repeats are answered without being
- * carried out. The answer of a call that was repeated is lost: only senders that need none repeat calls.
+ * A message is taken when a subscriber or a handler has it; from then on its repeats are answered without
+ * being carried out. The answer of a call that was repeated is lost: only senders that need none repeat
+ * calls.
  */
 
 #include <stdio.h>
@@ -32,7 +33,8 @@ struct Messages {
         uint64_t n_serials;
 };
 
-static void audit(bool is_call, uint64_t id, WireError error, const char *topic, size_t n_payload, size_t n_answer)
+static void audit(bool is_call, uint64_t id, WireError error, const char *topic, size_t n_payload,
+                  size_t n_answer)
 {
         char text[24];
 
@@ -41,7 +43,8 @@ static void audit(bool is_call, uint64_t id, WireError error, const char *topic,
                   "topic=%s bytes=%zu answer=%zu", topic, n_payload, n_answer);
 }
 
-static void messages_end(Messages *m, uint64_t serial, WireError error, const char *text, const void *payload, size_t n)
+static void messages_end(Messages *m, uint64_t serial, WireError error, const char *text,
+                         const void *payload, size_t n)
 {
         for (Pending **at = &m->pending; *at; at = &(*at)->next) {
                 if ((*at)->serial != serial)
@@ -51,7 +54,8 @@ static void messages_end(Messages *m, uint64_t serial, WireError error, const ch
                 audit(p->is_call, p->id, error, p->topic, p->n_payload, n);
                 if (!p->is_call) { /* answered when it began */
                         if (error != WIRE_OK)
-                                log_info("Message %llu of %s: %s", (unsigned long long)p->id, p->topic, text);
+                                log_info("Message %llu of %s: %s", (unsigned long long)p->id, p->topic,
+                                         text);
                         return;
                 }
                 if (error == WIRE_OK)
@@ -62,12 +66,14 @@ static void messages_end(Messages *m, uint64_t serial, WireError error, const ch
         }
 }
 
-static void on_handled(void *userdata, uint64_t serial, WireError error, const char *text, const void *payload, size_t n)
+static void on_handled(void *userdata, uint64_t serial, WireError error, const char *text,
+                       const void *payload, size_t n)
 {
         messages_end(userdata, serial, error, text, payload, n);
 }
 
-void messages_on_called(Messages *m, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+void messages_on_called(Messages *m, uint64_t token, WireError error, const char *text, const void *payload,
+                        size_t n)
 {
         _cleanup_free_ char *shown = text ? escape_text(text, strlen(text), 256) : NULL;
 
@@ -109,22 +115,25 @@ void messages_set_localsock(Messages *m, Localsock *l)
 }
 
 /* 0: somebody has it, *ret_waits: and its end will be told; -ENOENT: nobody serves the topic; -errno. */
-static int messages_route(Messages *m, const Pending *p, const Message *msg, uint64_t timeout_usec, bool *ret_waits)
+static int messages_route(Messages *m, const Pending *p, const Message *msg, uint64_t timeout_usec,
+                          bool *ret_waits)
 {
         bool is_taken = false;
 
         *ret_waits = false;
         if (m->localsock && p->is_call) {
-                int r = localsock_call(m->localsock, p->serial, p->topic, p->id, msg->payload, msg->n_payload,
+                int r = localsock_call(m->localsock, p->serial, p->topic, p->id, msg->payload,
+                                       msg->n_payload,
                                        timeout_usec ? timeout_usec : m->config->handler_timeout_usec);
                 *ret_waits = r == 0;
                 if (r != -ENOENT)
                         return r;
         } else if (m->localsock)
-                is_taken = localsock_deliver(m->localsock, p->topic, p->id, msg->payload, msg->n_payload) > 0;
+                is_taken =
+                        localsock_deliver(m->localsock, p->topic, p->id, msg->payload, msg->n_payload) > 0;
 
-        int r = handlers_start(m->handlers, p->serial, p->is_call ? HANDLER_CALL : HANDLER_SEND, p->topic, p->id,
-                               msg->payload, msg->n_payload, timeout_usec);
+        int r = handlers_start(m->handlers, p->serial, p->is_call ? HANDLER_CALL : HANDLER_SEND, p->topic,
+                               p->id, msg->payload, msg->n_payload, timeout_usec);
         *ret_waits = r == 0;
         return is_taken ? 0 : r;
 }
@@ -133,7 +142,8 @@ static WireError error_of_route(int error, const char **ret_text)
 {
         switch (-error) {
         case ENOENT:
-                *ret_text = "Nothing in this guest serves the topic: no program on the local socket, no handler.";
+                *ret_text = "Nothing in this guest serves the topic: no program on the local socket, no "
+                            "handler.";
                 return WIRE_NO_HANDLER;
         case ENOBUFS:
                 *ret_text = "Too many messages are being handled in this guest.";
@@ -169,7 +179,8 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         }
         if (!policy_may(&m->config->policy, is_call ? POLICY_CALL : POLICY_SEND)) {
                 audit(is_call, id, WIRE_PERMISSION_DENIED, topic, untrusted->n_payload, 0);
-                m->ops->refuse(m->userdata, token, WIRE_PERMISSION_DENIED, "This guest's policy takes no such messages.");
+                m->ops->refuse(m->userdata, token, WIRE_PERMISSION_DENIED,
+                               "This guest's policy takes no such messages.");
                 return;
         }
         uint64_t key = seen_key(topic, id, untrusted->payload, untrusted->n_payload);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * modules.dep has a line for each module: its path, a colon, and the paths of those that it needs, to be loaded from
- * the last to the first (depmod(8)). Compressed modules are left to the kernel (5.17 and newer) or to modprobe(8).
+ * modules.dep has a line for each module: its path, a colon, and the paths of those that it needs, to be
+ * loaded from the last to the first (depmod(8)). Compressed modules are left to the kernel (5.17 and newer)
+ * or to modprobe(8).
  */
 
 #include <fcntl.h>
@@ -59,7 +60,8 @@ static int insert(const char *base, const char *path, size_t n_path)
 {
         _cleanup_free_ char *full = NULL;
 
-        if (asprintf(&full, "%s%s%.*s", path[0] == '/' ? "" : base, path[0] == '/' ? "" : "/", (int)n_path, path) < 0) {
+        if (asprintf(&full, "%s%s%.*s", path[0] == '/' ? "" : base, path[0] == '/' ? "" : "/", (int)n_path,
+                     path) < 0) {
                 full = NULL;
                 return -ENOMEM;
         }
@@ -116,6 +118,32 @@ static int load_by_dep(const char *base, const char *deps, const char *module)
         return -ENOENT;
 }
 
+/* A hand-made initramfs may have the modules and no modules.dep: where kernels have kept these since 3.10,
+ * in the order of their needs. What a kernel has no more, or not yet, is not there. */
+static void load_by_place(const char *base)
+{
+        static const char *const places[] = {
+                "kernel/drivers/virtio/virtio.ko",
+                "kernel/drivers/virtio/virtio_ring.ko",
+                "kernel/drivers/virtio/virtio_pci_modern_dev.ko",
+                "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
+                "kernel/drivers/virtio/virtio_pci.ko",
+                "kernel/drivers/virtio/virtio_mmio.ko",
+                "kernel/drivers/char/virtio_console.ko",
+        };
+        static const char *const suffixes[] = { "", ".xz", ".zst", ".gz" };
+
+        /* Twice, because virtio_ring and virtio need each other in another order in newer kernels. */
+        for (unsigned round = 0; round < 2; round++)
+                for (size_t i = 0; i < ELEMENTSOF(places); i++)
+                        for (size_t j = 0; j < ELEMENTSOF(suffixes); j++) {
+                                char place[96];
+                                (void)snprintf(place, sizeof(place), "%s%s", places[i], suffixes[j]);
+                                if (insert(base, place, strlen(place)) == 0)
+                                        break;
+                        }
+}
+
 static void load_without_modprobe(void)
 {
         static const char *const roots[] = { "/lib/modules", "/usr/lib/modules" };
@@ -130,11 +158,13 @@ static void load_without_modprobe(void)
 
                 (void)snprintf(base, sizeof(base), "%s/%s", roots[i], un.release);
                 (void)snprintf(file, sizeof(file), "%s/modules.dep", base);
-                if (fs_read_file(file, DEP_FILE_MAX, &deps, &n) < 0)
-                        continue;
-                for (size_t j = 0; j < ELEMENTSOF(drivers); j++)
-                        (void)load_by_dep(base, deps, drivers[j]);
-                return;
+                if (fs_read_file(file, DEP_FILE_MAX, &deps, &n) == 0)
+                        for (size_t j = 0; j < ELEMENTSOF(drivers); j++)
+                                (void)load_by_dep(base, deps, drivers[j]);
+                if (!is_there())
+                        load_by_place(base);
+                if (is_there())
+                        return;
         }
 }
 
@@ -148,7 +178,8 @@ _Bool modules_load_virtio(void)
                 load_without_modprobe();
         if (is_there())
                 return true;
-        log_error("This kernel has no virtio-serial ports: virtio_console is neither built in nor loaded, and could not "
+        log_error("This kernel has no virtio-serial ports: virtio_console is neither built in nor loaded, "
+                  "and could not "
                   "be loaded. Load it, or give the VM a virtio-serial controller; waiting for the port.");
         return false;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Globs are matched here and not by fnmatch(3), whose answers depend on the locale and which a static binary pays for
- * with its collation tables.
+ * Globs are matched here and not by fnmatch(3), whose answers depend on the locale and which a static binary
+ * pays for with its collation tables.
  */
 
 #include <stdio.h>
@@ -48,8 +48,8 @@ const char *policy_verb_to_string(PolicyVerb verb)
 }
 
 /*
- * '*' (not across '/' if within_component) and '?'; everything else is itself. Goes back to the last star only, so it is at worst
- * quadratic; a bound of steps makes that sure for long names against long patterns.
+ * '*' (not across '/' if within_component) and '?'; everything else is itself. Goes back to the last star
+ * only, so it is at worst quadratic; a bound of steps makes that sure for long names against long patterns.
  */
 static bool glob_matches(const char *pattern, const char *text, bool within_component)
 {
@@ -61,15 +61,17 @@ static bool glob_matches(const char *pattern, const char *text, bool within_comp
                         retry = text;
                         continue;
                 }
-                if (*text && (*pattern == *text || (*pattern == '?' && (!within_component || *text != '/')))) {
+                if (*text &&
+                    (*pattern == *text || (*pattern == '?' && (!within_component || *text != '/')))) {
                         pattern++;
                         text++;
                         continue;
                 }
                 if (!*text && !*pattern)
                         return true;
-                /* Here the last star takes one character more. A star that would swallow a slash ends the search: no earlier
-                 * one can help, as it would have to swallow that slash too or leave it to this one. */
+                /* Here the last star takes one character more. A star that would swallow a slash ends the
+                 * search: no earlier one can help, as it would have to swallow that slash too or leave it to
+                 * this one. */
                 if (!star || !*retry || (within_component && *retry == '/'))
                         return false;
                 text = ++retry;
@@ -101,7 +103,8 @@ bool policy_may_run(const Policy *p, const char *command_path)
 {
         if (!p->exec_commands)
                 return true;
-        if (!command_path || !name_is_absolute_path(command_path) || command_path[strlen(command_path) - 1] == '/')
+        if (!command_path || !name_is_absolute_path(command_path) ||
+            command_path[strlen(command_path) - 1] == '/')
                 return false;
         for (char **e = p->exec_commands; *e; e++)
                 if (glob_matches(*e, command_path, true))
@@ -115,7 +118,8 @@ bool policy_may_use_topic(const Policy *p, const char *user, uid_t uid, const ch
                 return true;
         for (char **e = p->local_topics; *e; e++) {
                 const char *colon = strchr(*e, ':');
-                if (colon && !(colon == *e + 1 && **e == '*') && !user_matches(*e, (size_t)(colon - *e), user, uid))
+                if (colon && !(colon == *e + 1 && **e == '*') &&
+                    !user_matches(*e, (size_t)(colon - *e), user, uid))
                         continue;
                 if (glob_matches(colon ? colon + 1 : *e, topic, false))
                         return true;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The character device. While it is open, the only wake-ups are edges of its epoll descriptor; while it is not there,
- * inotify on /dev and a timer that backs off to ten seconds: a port's name reaches sysfs behind its device node.
+ * The character device. While it is open, the only wake-ups are edges of its epoll descriptor; while it is
+ * not there, inotify on /dev and a timer that backs off to ten seconds: a port's name reaches sysfs behind
+ * its device node.
  */
 
 #include <dirent.h>
@@ -112,7 +113,8 @@ short port_watch_take(int watch_fd)
                 int n = epoll_wait(watch_fd, &e, 1, 0);
                 if (n < 0 && errno == EINTR)
                         continue;
-                /* EPOLLIN, EPOLLOUT, EPOLLERR and EPOLLHUP are poll(2)'s bits by definition of the kernel. */
+                /* EPOLLIN, EPOLLOUT, EPOLLERR and EPOLLHUP are poll(2)'s bits by definition of the kernel.
+                 */
                 return n == 1 ? (short)(e.events & (EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP)) : 0;
         }
 }
@@ -192,7 +194,8 @@ static void port_explain(Port *p, int error)
         if (error == -ENOENT)
                 log_notice("%s: no such port yet; waiting for it", p->spec);
         else if (error == -EBUSY)
-                log_warning("%s: another process has this port open; trying again until it is free", p->spec);
+                log_warning("%s: another process has this port open; trying again until it is free",
+                            p->spec);
         else
                 log_warning("%s: %s; trying again", p->spec, strerror(-error));
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A ring of keys, newest over oldest. The file is the ring as it lies in memory, behind a header with the format's name:
- * one pwrite(2) a message, no journal. Where the ring's end is isn't stored: a record is its number and its key, and the
- * highest number is the newest.
+ * A ring of keys, newest over oldest. The file is the ring as it lies in memory, behind a header with the
+ * format's name: one pwrite(2) a message, no journal. Where the ring's end is isn't stored: a record is its
+ * number and its key, and the highest number is the newest.
  */
 
 #include <fcntl.h>
@@ -50,10 +50,12 @@ static void seen_load(Seen *s)
                 return;
         }
         for (size_t slot = 0; slot < SEEN_MAX;) {
-                ssize_t n = pread(s->fd, untrusted, sizeof(untrusted), (off_t)(FORMAT_SIZE + slot * RECORD_SIZE));
+                ssize_t n = pread(s->fd, untrusted, sizeof(untrusted),
+                                  (off_t)(FORMAT_SIZE + slot * RECORD_SIZE));
                 if (n < (ssize_t)RECORD_SIZE)
                         return;
-                for (size_t at = 0; at + RECORD_SIZE <= (size_t)n && slot < SEEN_MAX; at += RECORD_SIZE, slot++) {
+                for (size_t at = 0; at + RECORD_SIZE <= (size_t)n && slot < SEEN_MAX;
+                     at += RECORD_SIZE, slot++) {
                         uint64_t number = load_le64(untrusted + at);
                         if (number == 0 || (number - 1) % SEEN_MAX != slot)
                                 continue;

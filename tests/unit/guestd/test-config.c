@@ -94,10 +94,12 @@ END_TEST
 
 START_TEST(wrong_lines_are_told_and_the_rest_counts)
 {
-        ck_assert_uint_eq(take("[Guest]\nAllowExce=no\nHandlersMax=many\nHandlersMax=0\nnonsense\nKillGrace=1s\n"), 4);
+        ck_assert_uint_eq(
+                take("[Guest]\nAllowExce=no\nHandlersMax=many\nHandlersMax=0\nnonsense\nKillGrace=1s\n"), 4);
         ck_assert_uint_eq(config.handlers_max, 16);
         ck_assert_uint_eq(config.kill_grace_usec, USEC_PER_SEC);
-        ck_assert_uint_eq(take("[Guest]\nControlChannel=\nControlChannel=a/b\nControlChannel=/dev/../x\nSocketMode=1777\n"
+        ck_assert_uint_eq(take("[Guest]\nControlChannel=\nControlChannel=a/b\nControlChannel=/dev/../"
+                               "x\nSocketMode=1777\n"
                                "SocketMode=9\nLogLevel=loud\nHandlersDirectory=relative\n"),
                           7);
         ck_assert_str_eq(config.control_channel, "org.vmferry.ctl.0");

@@ -28,7 +28,8 @@ static struct {
         size_t n_payload;
 } ended;
 
-static void on_done(void *userdata, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+static void on_done(void *userdata, uint64_t token, WireError error, const char *text, const void *payload,
+                    size_t n)
 {
         ended.n++;
         ended.token = token;
@@ -87,7 +88,8 @@ static void wait_for_end(void)
 
 static int call(const char *topic, const void *payload, size_t n, uint64_t timeout_usec)
 {
-        return handlers_start(handlers, 77, HANDLER_CALL, topic, 12345678901234ULL, payload, n, timeout_usec);
+        return handlers_start(handlers, 77, HANDLER_CALL, topic, 12345678901234ULL, payload, n,
+                              timeout_usec);
 }
 
 START_TEST(a_call_gets_stdout)

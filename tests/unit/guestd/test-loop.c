@@ -61,7 +61,8 @@ static void on_fd_free_both(void *userdata, int fd, short revents)
 START_TEST(a_source_may_free_itself_and_its_neighbour)
 {
         for (int i = 0; i < 2; i++) {
-                ck_assert_int_eq(loop_add_fd(w.loop, w.pair[i][0], POLLIN, on_fd_free_both, NULL, &w.sources[i]), 0);
+                ck_assert_int_eq(
+                        loop_add_fd(w.loop, w.pair[i][0], POLLIN, on_fd_free_both, NULL, &w.sources[i]), 0);
                 ck_assert_int_eq(write(w.pair[i][1], "x", 1), 1);
         }
         stop_after(50000);

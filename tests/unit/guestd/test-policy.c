@@ -83,8 +83,8 @@ START_TEST(commands_by_glob)
 {
         Policy p = policy_with(commands, runs[_i].glob, NULL);
 
-        ck_assert_msg(policy_may_run(&p, runs[_i].command) == runs[_i].may, "%s against %s", runs[_i].command,
-                      runs[_i].glob);
+        ck_assert_msg(policy_may_run(&p, runs[_i].command) == runs[_i].may, "%s against %s",
+                      runs[_i].command, runs[_i].glob);
 }
 END_TEST
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Finding a port by name in a made-up sysfs, and reading poll(2) flags. The device itself is tested in virtual machines.
+ * Finding a port by name in a made-up sysfs, and reading poll(2) flags. The device itself is tested in
+ * virtual machines.
  */
 
 #include <check.h>

@@ -78,7 +78,8 @@ END_TEST
 
 START_TEST(a_broken_file_is_an_empty_one)
 {
-        static const char *const contents[] = { "", "x", "vmfseen1", "vmfseen1abc", "something else altogether" };
+        static const char *const contents[] = { "", "x", "vmfseen1", "vmfseen1abc",
+                                                "something else altogether" };
         char path[256];
 
         (void)snprintf(path, sizeof(path), "%s/seen", dir);
