@@ -212,7 +212,8 @@ static void on_stream_closed(void *userdata, WireError error, const char *text, 
                         t->worker_done = true;
                 else if (error != WIRE_OK && error != WIRE_INTERRUPTED)
                         (void)opener_send(t->opener, packet_new("cancel"));
-        } else if (error == WIRE_INTERRUPTED && t->error != WIRE_OK && t->error != WIRE_CANCELLED) {
+        } else if ((error == WIRE_INTERRUPTED && t->error != WIRE_OK && t->error != WIRE_CANCELLED) ||
+                   (error != WIRE_OK && t->error == WIRE_INTERRUPTED)) {
                 /* The worker was the quicker one to see its pipe end, and can't know why. */
                 t->error = WIRE_OK;
                 set_error(t, error, text);
