@@ -10,11 +10,12 @@
 
 typedef struct Agent Agent;
 
-typedef struct AgentConfig { /* borrowed for the object's life; what the command line says wins over the files */
-        const char *config_file;     /* NULL: the standard places */
+/* What the command line says, which wins over the files; borrowed for the object's life. */
+typedef struct AgentConfig {
+        const char *config_file; /* NULL: the standard places */
         const char *control_channel; /* NULL: as configured */
         const char *data_channel;
-        int log_level;               /* -1 */
+        int log_level; /* -1 */
 } AgentConfig;
 
 int agent_new(Loop *l, const AgentConfig *config, Agent **ret); /* 0, -errno; what went wrong was logged */

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Calls of this guest's programs to services on the host: what is under way, until the host answers, the time is over, or
- * the session is lost.
+ * Calls of this guest's programs to services on the host: what is under way, until the host answers, the
+ * time is over, or the session is lost.
  */
 
 #include <stdbool.h>
@@ -24,7 +24,8 @@ typedef struct CallsOps {
         int (*send)(void *userdata, json_object *json, const void *payload, size_t n, uint32_t *ret_request);
         void (*forget)(void *userdata, uint32_t request);
         /* The end of one, never from within calls_start(). */
-        void (*done)(void *userdata, uint64_t token, WireError error, const char *text, const void *payload, size_t n);
+        void (*done)(void *userdata, uint64_t token, WireError error, const char *text, const void *payload,
+                     size_t n);
 } CallsOps;
 
 int calls_new(Loop *l, const CallsOps *ops, void *userdata, Calls **ret); /* 0, -ENOMEM */
@@ -32,6 +33,8 @@ Calls *calls_free(Calls *c); /* without a word to anybody */
 DEFINE_CLEANUP(Calls *, calls_free);
 
 /* WIRE_OK: `done` will follow. */
-WireError calls_start(Calls *c, uint64_t token, const char *topic, const void *payload, size_t n, uint64_t timeout_usec);
-bool calls_on_reply(Calls *c, uint32_t request, WireError error, const char *text, const Message *m); /* false: not ours */
+WireError calls_start(Calls *c, uint64_t token, const char *topic, const void *payload, size_t n,
+                      uint64_t timeout_usec);
+/* False: not one of ours. */
+bool calls_on_reply(Calls *c, uint32_t request, WireError error, const char *text, const Message *m);
 void calls_host_away(Calls *c); /* ends all of them: Interrupted */

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Our one peer: the control Session over the control port. Says HELLO_REQ once when there is something to say it to, and
- * believes no poll flag: the host's frames drive the rest. Requests are passed up by their method; answers may come
- * later, and are dropped if the session that asked has ended meanwhile.
+ * Our one peer: the control Session over the control port. Says HELLO_REQ once when there is something to
+ * say it to, and believes no poll flag: the host's frames drive the rest. Requests are passed up by their
+ * method; answers may come later, and are dropped if the session that asked has ended meanwhile.
  */
 
 #include <stdbool.h>
@@ -20,9 +20,12 @@
 typedef struct Host Host;
 
 typedef struct HostOps {
-        json_object *(*hello)(void *userdata); /* facts for the next handshake; the caller frees them. NULL: no memory */
-        void (*up)(void *userdata, json_object *hello); /* borrowed: what the host says about itself, unchecked */
-        void (*down)(void *userdata, const char *why);  /* once for each `up` */
+        /* Facts for the next handshake; the caller frees them. NULL: no memory. */
+        json_object *(*hello)(void *userdata);
+        /* hello is borrowed: what the host says about itself, unchecked. */
+        void (*up)(void *userdata, json_object *hello);
+        /* Once for each `up`. */
+        void (*down)(void *userdata, const char *why);
         /* Answer by host_reply(token) or host_refuse(token), once. method: not checked beyond being text. */
         void (*request)(void *userdata, uint64_t token, const char *method, const Message *m);
         void (*reply)(void *userdata, uint32_t request, WireError error, const char *text, const Message *m);

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Messages of the host: policy, repeats, and who serves the topic here: programs on the local socket, or an executable of
- * handlers.d. Writes the audit lines of send and call.
+ * Messages of the host: policy, repeats, and who serves the topic here: programs on the local socket, or an
+ * executable of handlers.d. Writes the audit lines of send and call.
  */
 
 #include <stdbool.h>
@@ -19,11 +19,12 @@ typedef struct Messages Messages;
 
 typedef struct MessagesOps {
         /* The answer to messages_take(token), once. json is taken over. */
-        void (*reply)(void *userdata, uint64_t token, json_object *json, const void *payload, size_t n_payload);
+        void (*reply)(void *userdata, uint64_t token, json_object *json, const void *payload,
+                      size_t n_payload);
         void (*refuse)(void *userdata, uint64_t token, WireError error, const char *text);
 } MessagesOps;
 
-int messages_new(Loop *l, const Config *config, const MessagesOps *ops, void *userdata, Messages **ret); /* 0, -ENOMEM */
+int messages_new(Loop *l, const Config *config, const MessagesOps *ops, void *userdata, Messages **ret);
 Messages *messages_free(Messages *m); /* ends the handlers of calls */
 DEFINE_CLEANUP(Messages *, messages_free);
 void messages_set_localsock(Messages *m, Localsock *l); /* NULL: there is none */
@@ -31,4 +32,5 @@ void messages_set_localsock(Messages *m, Localsock *l); /* NULL: there is none *
 /* message.send, or message.call */
 void messages_take(Messages *m, uint64_t token, bool is_call, const Message *untrusted);
 /* LocalsockOps.called */
-void messages_on_called(Messages *m, uint64_t token, WireError error, const char *text, const void *payload, size_t n);
+void messages_on_called(Messages *m, uint64_t token, WireError error, const char *text, const void *payload,
+                        size_t n);

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The guest's last word on what its host may do. Pure: a struct and questions to it. Roots are enforced where files are
- * opened (base/fs.h, files/); this file only holds them.
+ * The guest's last word on what its host may do. Pure: a struct and questions to it. Roots are enforced
+ * where files are opened (base/fs.h, files/); this file only holds them.
  */
 
 #include <stdbool.h>
@@ -28,7 +28,8 @@ typedef struct Policy {
         char **exec_commands; /* globs on the absolute path that would be executed; '*' crosses no slash */
         char **write_roots;   /* absolute directories */
         char **read_roots;
-        char **local_topics;  /* "GLOB" or "USER:GLOB": what programs of users but root may do on the local socket */
+        char **local_topics; /* "GLOB" or "USER:GLOB": what programs of users but root may do on the local
+                                socket */
 } Policy;
 
 void policy_init(Policy *p); /* everything allowed */
@@ -43,5 +44,6 @@ bool policy_may_run(const Policy *p, const char *command_path);
 bool policy_may_use_topic(const Policy *p, const char *user, uid_t uid, const char *topic);
 
 const char *policy_verb_to_string(PolicyVerb verb); /* "exec", ... */
-/* The capability's name in the handshake, absent if the verb is not allowed: "exec", "push", "pull", "send", "call". */
+/* The capability's name in the handshake, absent if the verb is not allowed: "exec", "push", "pull", "send",
+ * "call". */
 #define policy_capability policy_verb_to_string

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The messages that were taken lately, so that one which the host repeats after a lost answer is not carried out twice.
- * Bounded; kept in a file, for guestd's restart and the guest's reboot. Written through the page cache: a guest that loses
- * its power may forget the last seconds.
+ * The messages that were taken lately, so that one which the host repeats after a lost answer is not carried
+ * out twice. Bounded; kept in a file, for guestd's restart and the guest's reboot. Written through the page
+ * cache: a guest that loses its power may forget the last seconds.
  */
 
 #include <stdbool.h>
@@ -16,7 +16,8 @@
 
 typedef struct Seen Seen;
 
-/* dirs: NULL-terminated, the first that can be written holds the file; none: it is only remembered here. 0, -ENOMEM. */
+/* dirs: NULL-terminated, the first that can be written holds the file; none: it is only remembered here. 0,
+ * -ENOMEM. */
 int seen_new(const char *const *dirs, Seen **ret);
 Seen *seen_free(Seen *s);
 DEFINE_CLEANUP(Seen *, seen_free);
