@@ -100,7 +100,12 @@ const SessionCounters *carrier_counters(const Carrier *c);
  * end once, with the bytes moved each way; either callback may be NULL. 0, -ENOMEM (the descriptors are
  * closed). */
 typedef void (*EndpointFdOpened)(void *userdata, json_object *reply);
+typedef void (*EndpointFdEnded)(void *userdata);
 typedef void (*EndpointFdClosed)(void *userdata, WireError error, const char *text, bool local,
                                  uint64_t n_in, uint64_t n_out);
 int endpoint_fd_new(int in_fd, int out_fd, EndpointFdOpened on_opened, EndpointFdClosed on_closed,
                     void *userdata, const EndpointOps **ret_ops, void **ret_stream);
+/* Before the carrier has it: on_ended is told that all of the peer's half was written; and when nobody reads
+ * out_fd any more, the stream is reset with Cancelled, as a writer would be told by SIGPIPE. Otherwise what
+ * nobody reads is dropped, and the other half goes on. */
+void endpoint_fd_watch(void *stream, EndpointFdEnded on_ended);

@@ -19,6 +19,7 @@ typedef struct EndpointFd {
         int in_fd, out_fd;
         bool in_is_tty; /* a terminal's master says EIO when its last process is gone */
         EndpointFdOpened on_opened;
+        EndpointFdEnded on_ended;
         EndpointFdClosed on_closed;
         void *userdata;
         uint64_t n_in, n_out;
@@ -69,23 +70,27 @@ static ssize_t endpoint_fd_drain(void *userdata, const uint8_t *data, size_t n, 
         if (errno == EAGAIN)
                 return 0;
         /* The reader has left: a pipe or a socket, a terminal without processes. */
-        if (errno == EPIPE || errno == ECONNRESET || (errno == EIO && isatty(e->out_fd)))
+        if (errno != EPIPE && errno != ECONNRESET && !(errno == EIO && isatty(e->out_fd)))
+                return -errno;
+        if (!e->on_ended)
                 return -EPIPE;
-        return -errno;
+        *ret_error = WIRE_CANCELLED;
+        *ret_text = "nobody reads it any more";
+        return -ECANCELED;
 }
 
 static void endpoint_fd_end(void *userdata)
 {
         EndpointFd *e = userdata;
 
-        if (e->out_fd < 0)
-                return;
-        if (e->out_fd == e->in_fd)
+        if (e->out_fd >= 0 && e->out_fd == e->in_fd)
                 (void)shutdown(e->out_fd,
                                SHUT_WR); /* a terminal has no such thing: its end is not for us to make */
         else
                 (void)fd_close(e->out_fd);
         e->out_fd = -EBADF;
+        if (e->on_ended)
+                e->on_ended(e->userdata);
 }
 
 static void endpoint_fd_wait_on(void *userdata, int *ret_fill_fd, int *ret_drain_fd)
@@ -163,4 +168,11 @@ int endpoint_fd_new(int in_fd, int out_fd, EndpointFdOpened on_opened, EndpointF
         *ret_ops = &endpoint_fd_ops;
         *ret_stream = e;
         return 0;
+}
+
+void endpoint_fd_watch(void *stream, EndpointFdEnded on_ended)
+{
+        EndpointFd *e = stream;
+
+        e->on_ended = on_ended;
 }

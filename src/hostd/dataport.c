@@ -131,7 +131,7 @@ static void dataport_give_all(Dataport *p)
                 int in_fd = TAKE_FD(s->config.in_fd), out_fd = TAKE_FD(s->config.out_fd);
 
                 s->is_given = true;
-                datathread_open(p->thread, s->id, TAKE(s->config.params), in_fd, out_fd);
+                datathread_open(p->thread, s->id, TAKE(s->config.params), in_fd, out_fd, s->config.ended);
         }
 }
 
@@ -179,6 +179,15 @@ static void on_refused(void *userdata, uint64_t stream, json_object *params, int
                 stream_end(s, WIRE_INTERRUPTED, p->stop_text);
         else
                 g_queue_push_tail(&p->waiting, s);
+}
+
+static void on_half(void *userdata, uint64_t stream)
+{
+        Dataport *p = userdata;
+        GuestStream *s = g_hash_table_lookup(p->streams, &stream);
+
+        if (s && s->error == WIRE_OK && s->config.ended)
+                s->config.ended(s->config.userdata);
 }
 
 static void on_closed(void *userdata, uint64_t stream, WireError error, const char *text, bool local,
@@ -272,6 +281,7 @@ static const DataThreadOps thread_ops = {
         .up = on_up,
         .opened = on_opened,
         .refused = on_refused,
+        .half = on_half,
         .closed = on_closed,
         .silent = on_silent,
         .ended = on_ended,

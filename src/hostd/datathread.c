@@ -29,11 +29,12 @@ typedef struct Command {
         uint64_t stream;
         json_object *params;
         int in_fd, out_fd;
+        bool watched;
         WireError error;
         char *text;
 } Command;
 
-typedef enum NewsType { NEWS_UP, NEWS_OPENED, NEWS_REFUSED, NEWS_CLOSED, NEWS_SILENT, NEWS_ENDED } NewsType;
+typedef enum NewsType { NEWS_UP, NEWS_OPENED, NEWS_REFUSED, NEWS_HALF, NEWS_CLOSED, NEWS_SILENT, NEWS_ENDED } NewsType;
 
 typedef struct News {
         NewsType type;
@@ -140,6 +141,9 @@ static int on_news(void *p)
                 out_fd = TAKE_FD(n->out_fd);
                 t->ops->refused(t->userdata, n->stream, TAKE(n->json), in_fd, out_fd);
                 break;
+        case NEWS_HALF:
+                t->ops->half(t->userdata, n->stream);
+                break;
         case NEWS_CLOSED:
                 t->ops->closed(t->userdata, n->stream, n->error, n->text ?: "", n->local, n->n_in, n->n_out);
                 break;
@@ -186,6 +190,13 @@ static void on_stream_opened(void *userdata, json_object *reply)
         news_send(n);
 }
 
+static void on_stream_ended(void *userdata)
+{
+        ThreadStream *ts = userdata;
+
+        news_send(news_new(ts->thread, NEWS_HALF, ts->id));
+}
+
 static void on_stream_closed(void *userdata, WireError error, const char *text, bool local, uint64_t n_in,
                              uint64_t n_out)
 {
@@ -227,6 +238,8 @@ static void datathread_do_open(DataThread *t, Command *c)
                 on_stream_closed(ts, WIRE_LIMITS_EXCEEDED, "out of memory", true, 0, 0);
                 return;
         }
+        if (c->watched)
+                endpoint_fd_watch(endpoint, on_stream_ended);
         r = carrier_open_stream(t->carrier, c->params, ops, endpoint, &ts->carrier_id);
         if (r == -ENOTCONN)
                 ops->closed(endpoint, WIRE_INTERRUPTED, "the connection is about to end", true);
@@ -388,7 +401,7 @@ int datathread_start(int port_fd, const DataThreadOps *ops, void *userdata, Data
 }
 
 static void datathread_command(DataThread *t, CommandType type, uint64_t stream, json_object *params,
-                               int in_fd, int out_fd, WireError error, const char *text)
+                               int in_fd, int out_fd, bool watched, WireError error, const char *text)
 {
         Command *c = g_new0(Command, 1);
         uint64_t one = 1;
@@ -399,6 +412,7 @@ static void datathread_command(DataThread *t, CommandType type, uint64_t stream,
                 .params = params,
                 .in_fd = in_fd,
                 .out_fd = out_fd,
+                .watched = watched,
                 .error = error,
                 .text = text ? strdup(text) : NULL,
         };
@@ -416,19 +430,19 @@ DataThread *datathread_detach(DataThread *t)
         return NULL;
 }
 
-void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in_fd, int out_fd)
+void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in_fd, int out_fd, bool watched)
 {
-        datathread_command(t, COMMAND_OPEN, stream, params, in_fd, out_fd, WIRE_OK, NULL);
+        datathread_command(t, COMMAND_OPEN, stream, params, in_fd, out_fd, watched, WIRE_OK, NULL);
 }
 
 void datathread_reset(DataThread *t, uint64_t stream, WireError error, const char *text)
 {
-        datathread_command(t, COMMAND_RESET, stream, NULL, -EBADF, -EBADF, error, text);
+        datathread_command(t, COMMAND_RESET, stream, NULL, -EBADF, -EBADF, false, error, text);
 }
 
 void datathread_stop(DataThread *t)
 {
-        datathread_command(t, COMMAND_STOP, 0, NULL, -EBADF, -EBADF, WIRE_OK, NULL);
+        datathread_command(t, COMMAND_STOP, 0, NULL, -EBADF, -EBADF, false, WIRE_OK, NULL);
 }
 
 uint64_t datathread_bytes_sent(const DataThread *t)
