@@ -238,7 +238,7 @@ const sd_bus_vtable bus_job_vtable[] = {
         SD_BUS_PROPERTY("GuestName", "s", get_text, 0, FIXED),
         SD_BUS_PROPERTY("State", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("Source", "s", get_text, 0, FIXED),
-        SD_BUS_PROPERTY("Destination", "s", get_text, 0, TOLD),
+        SD_BUS_PROPERTY("Destination", "s", get_text, 0, FIXED),
         SD_BUS_PROPERTY("BytesTotal", "t", get_number, 0, TOLD),
         SD_BUS_PROPERTY("BytesDone", "t", get_number, 0, TOLD),
         SD_BUS_PROPERTY("FilesTotal", "t", get_number, 0, TOLD),
@@ -287,8 +287,8 @@ static void on_changed(void *userdata, Job *j, bool progress_only)
         }
         if (j->process && j->process->exited)
                 (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_PROCESS, "ExitStatus", "ExitSignal", NULL);
-        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "State", "Destination", "BytesTotal", "BytesDone",
-                                             "FilesTotal", "FilesDone", "Rate", "StartedAt", "FinishedAt", "Digest", "ErrorName",
+        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "State", "BytesTotal", "BytesDone", "FilesTotal",
+                                             "FilesDone", "Rate", "StartedAt", "FinishedAt", "Digest", "ErrorName",
                                              "ErrorMessage", NULL);
 }
 

@@ -160,6 +160,34 @@ int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetai
         return r;
 }
 
+/* Reading properties is `inspect` too, except for one's own jobs. sd-bus answers these calls itself, so they are stopped
+ * on their way to it. */
+static int on_filter(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        PolkitDetails details = {};
+        const Caller *caller;
+        Bus *b = userdata;
+        const Guest *g;
+        const Job *j;
+        int r;
+
+        if (!sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Properties", NULL) &&
+            !sd_bus_message_is_method_call(m, "org.freedesktop.DBus.ObjectManager", NULL))
+                return 0;
+        if ((r = bus_peers_find(b->peers, m, &caller, error)) <= 0)
+                return r < 0 ? r : 1;
+        g = bus_find_guest_path(b, sd_bus_message_get_path(m));
+        j = g ? NULL : bus_find_job_path(b, sd_bus_message_get_path(m));
+        if (j && j->caller->uid == caller->uid)
+                return 0;
+        if (g || j) {
+                details.domain_name = g ? guest_name(g) : j->guest_name;
+                details.domain_uuid = g ? guest_uuid(g) : j->guest_uuid;
+        }
+        r = bus_authorize(b, m, "inspect", &details, NULL, error);
+        return r < 0 ? r : r == 0;
+}
+
 /* Calls that wait */
 
 BusWait *bus_wait_free(BusWait *w)
@@ -266,7 +294,7 @@ static int add_objects(Bus *b)
         sd_bus *bus = b->bus;
         int r;
 
-        (void)((r = sd_bus_add_object_manager(bus, NULL, BUS_PATH)) < 0 ||
+        (void)((r = sd_bus_add_filter(bus, NULL, on_filter, b)) < 0 || (r = sd_bus_add_object_manager(bus, NULL, BUS_PATH)) < 0 ||
                (r = sd_bus_add_object_vtable(bus, NULL, BUS_PATH, IFACE_MANAGER, bus_manager_vtable, b)) < 0 ||
                (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_GUEST_PREFIX, IFACE_GUEST, bus_guest_vtable, find_guest, b)) < 0 ||
                (r = sd_bus_add_node_enumerator(bus, NULL, BUS_GUEST_PREFIX, list_guests, b)) < 0 ||

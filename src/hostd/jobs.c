@@ -553,13 +553,6 @@ void job_set_state(Jobs *js, Job *j, JobState s)
         changed(e, false);
 }
 
-void job_set_destination(Jobs *js, Job *j, const char *destination)
-{
-        g_free(j->destination);
-        j->destination = job_text(destination);
-        changed(entry(j), false);
-}
-
 static void on_progress(void *userdata)
 {
         Entry *e = userdata;

@@ -48,7 +48,6 @@ void jobs_cancel(Jobs *js, Job *j); /* no effect on a finished one */
 void jobs_caller_left(Jobs *js, const char *sender);
 
 void job_set_state(Jobs *js, Job *j, JobState s); /* RUNNING or WAITING; a waiting job's place is free for others */
-void job_set_destination(Jobs *js, Job *j, const char *destination); /* what "here" turned out to be */
 uint64_t job_rate(const Job *j); /* as rate, and less the longer nothing has moved */
 void job_set_progress(Jobs *js, Job *j, uint64_t bytes_done, uint64_t files_done, uint64_t bytes_total, uint64_t files_total);
 void job_set_process(Jobs *js, Job *j, JobProcess *p); /* taken over */
