@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The host's end of a channel. Leans on these: an AF_UNIX connect(2) succeeds as soon as it is queued; the peer in
- * unix_diag (UNIX_DIAG_PEER) has inode 0 until accept(2) gives it one (net/unix/diag.c, sock_i_ino()); SIOCOUTQ counts
- * what the peer has not read; QEMU reads all before it answers a half-close, but drops the tail at a close
- * (chardev/char-socket.c, tcp_chr_hup).
+ * The host's end of a channel. Leans on these: an AF_UNIX connect(2) succeeds as soon as it is queued; the
+ * peer in unix_diag (UNIX_DIAG_PEER) has inode 0 until accept(2) gives it one (net/unix/diag.c,
+ * sock_i_ino()); SIOCOUTQ counts what the peer has not read; QEMU reads all before it answers a half-close,
+ * but drops the tail at a close (chardev/char-socket.c, tcp_chr_hup).
  */
 
 #include "hostd/channel.h"
@@ -48,7 +48,8 @@ static void on_ready(void *userdata, uint32_t events)
                 c->readable(c->userdata);
 }
 
-int channel_open(const char *path, ChannelReady readable, ChannelReady writable, void *userdata, Channel **ret)
+int channel_open(const char *path, ChannelReady readable, ChannelReady writable, void *userdata,
+                 Channel **ret)
 {
         _cleanup_(channel_freep) Channel *c = g_new0(Channel, 1);
         struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -120,7 +121,9 @@ static int diag_ask(int nl, ino_t inode)
                 struct nlmsghdr header;
                 struct unix_diag_req request;
         } m = {
-                .header = { .nlmsg_len = sizeof(m), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST },
+                .header = { .nlmsg_len = sizeof(m),
+                            .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                            .nlmsg_flags = NLM_F_REQUEST },
                 .request = { .sdiag_family = AF_UNIX,
                              .udiag_states = UINT32_MAX,
                              .udiag_ino = (uint32_t)inode,

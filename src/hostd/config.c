@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * hostd.conf: a table of keys, read over the defaults from the most important hostd.conf there is and then from all
- * drop-ins, in order of their names. What is wrong is told with file, line and key, and what is right counts.
+ * hostd.conf: a table of keys, read over the defaults from the most important hostd.conf there is and then
+ * from all drop-ins, in order of their names. What is wrong is told with file, line and key, and what is
+ * right counts.
  */
 
 #include <glib.h>
@@ -94,7 +95,10 @@ static int parse_guest_calls(const char *value, void *field)
         return 0;
 }
 
-#define KEY(name, parse, member, expects) { name, parse, offsetof(Config, member), expects }
+#define KEY(name, parse, member, expects)                                                                   \
+        {                                                                                                   \
+                name, parse, offsetof(Config, member), expects                                              \
+        }
 #define A_COUNT "a number"
 #define A_TIME "a time, such as 30s or 5min"
 
@@ -150,7 +154,8 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
         if (k->parse(value, (char *)c + k->offset) < 0) {
                 _cleanup_free_ char *shown = escape_text(value, strlen(value), 100);
 
-                warn(c, file, line, key, "\"%s\" is not %s, the line is ignored", shown ? shown : "", k->expects);
+                warn(c, file, line, key, "\"%s\" is not %s, the line is ignored", shown ? shown : "",
+                     k->expects);
                 return 0;
         }
         if (!str_eq(section, "Host"))
@@ -205,7 +210,8 @@ static Config *config_new(bool user)
                 .max_queued_per_caller = 10000,
                 .queue_ttl_usec = 7 * 24 * 3600 * USEC_PER_SEC,
                 .guest_calls = g_new0(char *, 1),
-                .state_dir = user ? user_directory("XDG_STATE_HOME", ".local/state") : g_strdup("/var/lib/vmferry"),
+                .state_dir = user ? user_directory("XDG_STATE_HOME", ".local/state")
+                                  : g_strdup("/var/lib/vmferry"),
                 .runtime_dir = !user     ? g_strdup("/run/vmferry")
                                : runtime ? g_build_filename(runtime, "vmferry", NULL)
                                          : g_strdup_printf("/run/user/%u/vmferry", (unsigned)getuid()),

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Domains in step with libvirt. Events say only that something changed; the truth is read again, once for any number of
- * events (a refresh that waits in the queue serves all before it). The list after each connection is the great truth:
- * what it does not name is gone. While libvirt is away, what was known last stays.
+ * Domains in step with libvirt. Events say only that something changed; the truth is read again, once for
+ * any number of events (a refresh that waits in the queue serves all before it). The list after each
+ * connection is the great truth: what it does not name is gone. While libvirt is away, what was known last
+ * stays.
  */
 
 #include <glib.h>
@@ -176,7 +177,8 @@ static void on_event(void *userdata, const char *uuid, VirtEvent event, const ch
 {
         Discovery *d = userdata;
         Known *k = g_hash_table_lookup(d->known, uuid);
-        bool is_control = k && k->domain && k->domain->control_alias && str_eq(k->domain->control_alias, alias);
+        bool is_control =
+                k && k->domain && k->domain->control_alias && str_eq(k->domain->control_alias, alias);
 
         switch (event) {
         case VIRT_EVENT_RESUMED:
@@ -318,8 +320,8 @@ static void on_enabled(void *userdata, WireError error, const char *text, bool l
         g_free(e);
 }
 
-void discovery_enable_channels(Discovery *d, const char *uuid, bool enable, bool dry_run, DiscoveryChannelsDone done,
-                               void *userdata)
+void discovery_enable_channels(Discovery *d, const char *uuid, bool enable, bool dry_run,
+                               DiscoveryChannelsDone done, void *userdata)
 {
         Enabling *e = g_new0(Enabling, 1);
 

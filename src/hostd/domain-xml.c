@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Reading and editing domain XML (libvirt's formatdomain, "Channel"). Live XML has source/@path for every channel of a
- * Unix socket; inactive XML has it only if somebody gave it. Channels are found by target/@name, by a walk over the few
- * nodes that one XPath expression selects: names come from a file and are never pasted into an expression.
+ * Reading and editing domain XML (libvirt's formatdomain, "Channel"). Live XML has source/@path for every
+ * channel of a Unix socket; inactive XML has it only if somebody gave it. Channels are found by
+ * target/@name, by a walk over the few nodes that one XPath expression selects: names come from a file and
+ * are never pasted into an expression.
  */
 
 #include <glib.h>
@@ -116,12 +117,14 @@ static char *channel_judge(xmlNode *channel, const char *name, char **ret_path, 
         type = node_attribute(channel, "type");
         if (!str_eq(type, "unix")) {
                 shown = escape_text(type ? type : "", type ? strlen(type) : 0, 40);
-                return g_strdup_printf("has a channel \"%s\" of type \"%s\", where a Unix socket (type 'unix') is needed",
-                                       name, shown ? shown : "");
+                return g_strdup_printf(
+                        "has a channel \"%s\" of type \"%s\", where a Unix socket (type 'unix') is needed",
+                        name, shown ? shown : "");
         }
         source = node_child(channel, "source");
         if (node_has(source, "mode", "connect"))
-                return g_strdup_printf("has a channel \"%s\" in mode 'connect', where mode 'bind' is needed", name);
+                return g_strdup_printf("has a channel \"%s\" in mode 'connect', where mode 'bind' is needed",
+                                       name);
         path = node_attribute(source, "path");
         if (!path || *path != '/')
                 return g_strdup_printf("has a channel \"%s\" without the path of its socket", name);
@@ -132,7 +135,8 @@ static char *channel_judge(xmlNode *channel, const char *name, char **ret_path, 
         return NULL;
 }
 
-void domain_xml_read_channels(Domain *d, const char *untrusted_xml, const char *control_channel, const char *data_channel)
+void domain_xml_read_channels(Domain *d, const char *untrusted_xml, const char *control_channel,
+                              const char *data_channel)
 {
         _cleanup_(doc_freep) xmlDoc *doc = NULL;
         _cleanup_(nodes_freep) xmlXPathObject *channels = NULL;
@@ -159,10 +163,10 @@ void domain_xml_read_channels(Domain *d, const char *untrusted_xml, const char *
         no_control = channel_judge(control, control_channel, &d->control_socket, &d->control_alias);
         no_data = channel_judge(data, data_channel, &d->data_socket, &d->data_alias);
         if (no_control || no_data)
-                d->channel_reason = g_strdup_printf("it %s%s%s%s", no_control ? no_control : no_data,
-                                                    no_control && no_data ? " and " : "",
-                                                    no_control && no_data ? no_data : "",
-                                                    !control || !data ? "; \"vmferry enable\" adds what is missing" : "");
+                d->channel_reason = g_strdup_printf(
+                        "it %s%s%s%s", no_control ? no_control : no_data,
+                        no_control && no_data ? " and " : "", no_control && no_data ? no_data : "",
+                        !control || !data ? "; \"vmferry enable\" adds what is missing" : "");
 }
 
 static char *node_format(xmlDoc *doc, xmlNode *node)
@@ -191,7 +195,8 @@ static int devices_append(xmlDoc *doc, xmlNode *devices, const char *text)
         xmlNode *node = NULL;
         xmlNode *last = devices->last;
 
-        if (xmlParseInNodeContext(devices, text, (int)strlen(text), XML_PARSE_NONET, &node) != XML_ERR_OK || !node)
+        if (xmlParseInNodeContext(devices, text, (int)strlen(text), XML_PARSE_NONET, &node) != XML_ERR_OK ||
+            !node)
                 return -ENOMEM;
         /* The white space in front of </devices> stays the last. */
         if (last && last->type == XML_TEXT_NODE && xmlIsBlankNode(last)) {
@@ -251,7 +256,8 @@ static int edit_add(xmlDoc *doc, const xmlXPathObject *channels, xmlNode *device
         int r;
 
         if (channel)
-                return node_has(channel, "type", "unix") && node_has(node_child(channel, "target"), "type", "virtio")
+                return node_has(channel, "type", "unix") &&
+                                       node_has(node_child(channel, "target"), "type", "virtio")
                                ? 0
                                : -EEXIST;
         text = channel_format(name);
@@ -263,7 +269,8 @@ static int edit_add(xmlDoc *doc, const xmlXPathObject *channels, xmlNode *device
         return 0;
 }
 
-static int edit_remove(xmlDoc *doc, const xmlXPathObject *channels, const char *name, GPtrArray *changed, GString *diff)
+static int edit_remove(xmlDoc *doc, const xmlXPathObject *channels, const char *name, GPtrArray *changed,
+                       GString *diff)
 {
         xmlNode *channel = channel_find(channels, name);
         char *text;
@@ -278,8 +285,8 @@ static int edit_remove(xmlDoc *doc, const xmlXPathObject *channels, const char *
         return 1;
 }
 
-int domain_xml_edit(const char *untrusted_xml, bool enable, const char *control_channel, const char *data_channel,
-                    DomainXmlEdit *ret)
+int domain_xml_edit(const char *untrusted_xml, bool enable, const char *control_channel,
+                    const char *data_channel, DomainXmlEdit *ret)
 {
         static const char controller[] = "<controller type='virtio-serial' index='0'/>";
         const char *names[] = { control_channel, data_channel };
@@ -302,7 +309,8 @@ int domain_xml_edit(const char *untrusted_xml, bool enable, const char *control_
 
         diff = g_string_new(NULL);
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
-                r = enable ? edit_add(doc, channels, devices->nodesetval->nodeTab[0], names[i], changed, diff)
+                r = enable ? edit_add(doc, channels, devices->nodesetval->nodeTab[0], names[i], changed,
+                                      diff)
                            : edit_remove(doc, channels, names[i], changed, diff);
                 if (r < 0) {
                         g_string_free(diff, TRUE);

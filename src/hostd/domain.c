@@ -50,8 +50,8 @@ Domain *domain_copy(const Domain *d)
 
 bool domain_equal(const Domain *a, const Domain *b)
 {
-        return str_eq(a->uuid, b->uuid) && str_eq(a->name, b->name) && a->id == b->id && a->state == b->state &&
-               str_eq(a->control_socket, b->control_socket) && str_eq(a->data_socket, b->data_socket) &&
-               str_eq(a->control_alias, b->control_alias) && str_eq(a->data_alias, b->data_alias) &&
-               str_eq(a->channel_reason, b->channel_reason);
+        return str_eq(a->uuid, b->uuid) && str_eq(a->name, b->name) && a->id == b->id &&
+               a->state == b->state && str_eq(a->control_socket, b->control_socket) &&
+               str_eq(a->data_socket, b->data_socket) && str_eq(a->control_alias, b->control_alias) &&
+               str_eq(a->data_alias, b->data_alias) && str_eq(a->channel_reason, b->channel_reason);
 }

@@ -18,7 +18,7 @@ typedef struct Domain {
         DomainState state;
         char *control_socket; /* from the live XML; NULL: none */
         char *data_socket;
-        char *control_alias;  /* "channel0": what QEMU calls the port in its events; NULL */
+        char *control_alias; /* "channel0": what QEMU calls the port in its events; NULL */
         char *data_alias;
         char *channel_reason; /* NULL, or why a channel is missing or unusable: a sentence */
 } Domain;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A guest's connection and its domain: what becomes of it when the domain changes, what libvirt's hints are worth, and how
- * the whole looks to a person.
+ * A guest's connection and its domain: what becomes of it when the domain changes, what libvirt's hints are
+ * worth, and how the whole looks to a person.
  */
 
 #include "base/fs.h"
@@ -101,7 +101,8 @@ static const char *describe_trouble(const GuestLink *l, GuestState *ret_state)
         if (!l->was_ready) {
                 *ret_state = GUEST_WAITING;
                 return l->has_left ? "vmferry-guestd in the guest has ended"
-                                   : "nobody has answered yet: the guest is booting, or vmferry-guestd does not run in it";
+                                   : "nobody has answered yet: the guest is booting, or vmferry-guestd does "
+                                     "not run in it";
         }
         *ret_state = has_tried ? GUEST_UNRESPONSIVE : GUEST_CONNECTING;
         return l->is_lost     ? "its channel was closed, connecting again"
@@ -118,18 +119,20 @@ const char *link_describe(const Guest *g, GuestState *ret_state, char **ret_text
         if (is_queued || (l->phase == LINK_DOWN && l->connect_error == -EAGAIN)) {
                 *ret_state = GUEST_BUSY;
                 *ret_text = g_strdup_printf("%s is connected to %s, which serves one at a time",
-                                            l->held_by ? l->held_by : "another process", g->domain->control_socket);
+                                            l->held_by ? l->held_by : "another process",
+                                            g->domain->control_socket);
                 return NULL;
         }
         if (l->phase == LINK_DOWN && l->connect_error < 0) {
                 (void)describe_trouble(l, ret_state);
-                *ret_text = g_strdup_printf("its socket %s cannot be connected: %s", g->domain->control_socket,
-                                            strerror(-l->connect_error));
+                *ret_text = g_strdup_printf("its socket %s cannot be connected: %s",
+                                            g->domain->control_socket, strerror(-l->connect_error));
                 return NULL;
         }
         if (l->phase == LINK_UP) {
                 *ret_state = l->is_resuming ? GUEST_CONNECTING : GUEST_READY;
-                return l->is_resuming ? "its vCPUs run again, waiting for a sign of life" : "everything works";
+                return l->is_resuming ? "its vCPUs run again, waiting for a sign of life"
+                                      : "everything works";
         }
         if (l->refusal) {
                 *ret_state = GUEST_INCOMPATIBLE;

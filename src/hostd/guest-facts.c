@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * What a guest says about itself in its HELLO_ACK, made fit to be shown: valid UTF-8, bounded, escaped. Nothing here is
- * believed; it is only displayed, and the boot id tells one boot from another for a guest that wants to be told apart.
+ * What a guest says about itself in its HELLO_ACK, made fit to be shown: valid UTF-8, bounded, escaped.
+ * Nothing here is believed; it is only displayed, and the boot id tells one boot from another for a guest
+ * that wants to be told apart.
  */
 
 #include "base/escape.h"
@@ -110,7 +111,8 @@ GuestFacts facts_parse(json_object *untrusted_hello)
 bool facts_equal(const GuestFacts *a, const GuestFacts *b)
 {
         return str_eq(a->agent_version, b->agent_version) && str_eq(a->boot_id, b->boot_id) &&
-               str_eq(a->instance, b->instance) && str_eq(a->hostname, b->hostname) && str_eq(a->kernel, b->kernel) &&
+               str_eq(a->instance, b->instance) && str_eq(a->hostname, b->hostname) &&
+               str_eq(a->kernel, b->kernel) &&
                g_strv_equal((const char *const *)a->capabilities, (const char *const *)b->capabilities) &&
                g_strv_equal((const char *const *)a->os_release, (const char *const *)b->os_release);
 }

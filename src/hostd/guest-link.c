@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The control connection of a guest: connected, accepted, in conversation, lost. Nothing is said before QEMU has accepted
- * us, reconnecting is never faster than ten times a second, and at most so many bytes of one guest are read in a turn of
- * the loop. How long anything may take is in guest-patience.c.
+ * The control connection of a guest: connected, accepted, in conversation, lost. Nothing is said before QEMU
+ * has accepted us, reconnecting is never faster than ten times a second, and at most so many bytes of one
+ * guest are read in a turn of the loop. How long anything may take is in guest-patience.c.
  */
 
 #include <sys/random.h>
@@ -31,7 +31,8 @@ static json_object *host_hello(void)
 
         if (!hello) {
                 hello = json_object_new_object();
-                json_object_object_add(hello, "agent", json_object_new_string("vmferry-hostd " VMFERRY_VERSION));
+                json_object_object_add(hello, "agent",
+                                       json_object_new_string("vmferry-hostd " VMFERRY_VERSION));
                 json_object_object_add(hello, "capabilities", json_object_new_array());
         }
         return hello;
@@ -133,7 +134,8 @@ void link_encourage(Guest *g)
 
 uint64_t link_next_backoff(GuestLink *l)
 {
-        l->backoff_usec = l->backoff_usec == 0 ? BACKOFF_MIN_USEC : MIN(l->backoff_usec * 2, BACKOFF_MAX_USEC);
+        l->backoff_usec =
+                l->backoff_usec == 0 ? BACKOFF_MIN_USEC : MIN(l->backoff_usec * 2, BACKOFF_MAX_USEC);
         return l->backoff_usec;
 }
 
@@ -185,7 +187,8 @@ static void on_up(Guest *g, const Message *hello, uint64_t now)
         guest_refresh(g);
 }
 
-/* The session ended itself and has a new HELLO ready. A peer that makes it do so again and again has to wait. */
+/* The session ended itself and has a new HELLO ready. A peer that makes it do so again and again has to
+ * wait. */
 static void on_down(Guest *g, const char *text, uint64_t now)
 {
         GuestLink *l = &g->link;
@@ -320,7 +323,8 @@ void link_check_accepted(Guest *g, uint64_t now)
         guest_refresh(g);
 }
 
-/* Something comes from a connection that was not accepted when last looked at: its first bytes, or its end. */
+/* Something comes from a connection that was not accepted when last looked at: its first bytes, or its end.
+ */
 static bool is_served(Guest *g)
 {
         GuestLink *l = &g->link;
@@ -377,8 +381,9 @@ static void on_writable(void *userdata)
 void link_connect(Guest *g, uint64_t now)
 {
         GuestLink *l = &g->link;
-        SessionConfig config = { .role = SESSION_HOST, .port = SESSION_CONTROL, .hello = host_hello(),
-                                 .random = random_bytes };
+        SessionConfig config = {
+                .role = SESSION_HOST, .port = SESSION_CONTROL, .hello = host_hello(), .random = random_bytes
+        };
         int r = 0;
 
         l->connected_at = now;
@@ -388,7 +393,8 @@ void link_connect(Guest *g, uint64_t now)
                 r = channel_open(g->domain->control_socket, on_readable, on_writable, g, &l->channel);
         l->connect_error = r;
         if (r < 0) {
-                l->retry_at = now + (r == -EAGAIN ? LINK_RETRY_USEC : MIN(link_next_backoff(l), 2 * LINK_RETRY_USEC));
+                l->retry_at = now + (r == -EAGAIN ? LINK_RETRY_USEC
+                                                  : MIN(link_next_backoff(l), 2 * LINK_RETRY_USEC));
                 guest_refresh(g);
                 return;
         }

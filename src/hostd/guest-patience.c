@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * How long a guest is waited for. A peer that is deaf is tried once more on the same connection, then on two new ones
- * (QEMU needs them after some pauses and restores), then at growing intervals. What QEMU holds back unread says that
- * nobody has the port open: then nothing is repeated, since all of it would be read later. While the vCPUs stand, time
- * does not count, and no connection is made or closed: QEMU would not tell the guest.
+ * How long a guest is waited for. A peer that is deaf is tried once more on the same connection, then on two
+ * new ones (QEMU needs them after some pauses and restores), then at growing intervals. What QEMU holds back
+ * unread says that nobody has the port open: then nothing is repeated, since all of it would be read later.
+ * While the vCPUs stand, time does not count, and no connection is made or closed: QEMU would not tell the
+ * guest.
  */
 
 #include "base/fs.h"

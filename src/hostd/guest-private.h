@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The inside of a Guest, for guest.c (what others see, and the state), guest-link.c (the control connection),
- * guest-patience.c (its time), guest-domain.c (its domain), guest-request.c (what is asked and answered) and
- * guest-facts.c (what the guest says about itself).
+ * The inside of a Guest, for guest.c (what others see, and the state), guest-link.c (the control
+ * connection), guest-patience.c (its time), guest-domain.c (its domain), guest-request.c (what is asked and
+ * answered) and guest-facts.c (what the guest says about itself).
  */
 
 #include <glib.h>
@@ -16,10 +16,11 @@
 #include "hostd/loop.h"
 
 #define LINK_RECONNECT_USEC (100 * USEC_PER_MSEC) /* never faster than 10 a second */
-#define LINK_RETRY_USEC (1 * USEC_PER_SEC)        /* after a connect that failed, or while somebody else is served */
-#define LINK_QUEUED_USEC (1 * USEC_PER_SEC)       /* QEMU's main loop accepts within milliseconds */
-#define LINK_DEAF_MAX 2u                          /* new connections before a deaf peer is called unresponsive */
-#define LINK_PROBE_COOKIE (1ULL << 63)            /* of our own pings; a request's id is never so large */
+#define LINK_RETRY_USEC                                                                                     \
+        (1 * USEC_PER_SEC) /* after a connect that failed, or while somebody else is served */
+#define LINK_QUEUED_USEC (1 * USEC_PER_SEC) /* QEMU's main loop accepts within milliseconds */
+#define LINK_DEAF_MAX 2u                    /* new connections before a deaf peer is called unresponsive */
+#define LINK_PROBE_COOKIE (1ULL << 63)      /* of our own pings; a request's id is never so large */
 
 typedef enum LinkPhase {
         LINK_NONE,   /* no connection is wanted */
@@ -38,25 +39,25 @@ typedef struct GuestLink {
         int broken; /* -errno of a write; handled by the next tick */
 
         uint64_t retry_at, connected_at, queued_at;
-        int connect_error;   /* of the last connect, negative; 0 */
-        unsigned n_checks;   /* QUEUED: looks at whether it was accepted */
-        Holder *holder;      /* QUEUED: being looked for, or found */
+        int connect_error; /* of the last connect, negative; 0 */
+        unsigned n_checks; /* QUEUED: looks at whether it was accepted */
+        Holder *holder;    /* QUEUED: being looked for, or found */
         char *held_by;
-        uint64_t hello_at;   /* patience counts from here */
-        unsigned n_hellos;   /* on this connection, without an answer */
-        unsigned n_deaf;     /* connections in a row on which the peer was deaf */
+        uint64_t hello_at; /* patience counts from here */
+        unsigned n_hellos; /* on this connection, without an answer */
+        unsigned n_deaf;   /* connections in a row on which the peer was deaf */
         uint64_t backoff_usec;
-        bool is_resting;     /* HELLO: patience is over; again at hello_at + backoff_usec */
-        bool is_unread;      /* HELLO: QEMU holds it back, nobody has the port open */
-        bool has_peer;       /* HELLO: something valid was heard */
-        bool was_ready;      /* in this boot */
-        bool has_left;       /* guestd has said BYE */
-        bool is_lost;        /* the connection was closed by the other side, and no session has been since */
-        bool is_resuming;    /* UP: no answer yet since the vCPUs run again */
-        bool is_frozen;      /* the vCPUs stand: time does not count */
+        bool is_resting;  /* HELLO: patience is over; again at hello_at + backoff_usec */
+        bool is_unread;   /* HELLO: QEMU holds it back, nobody has the port open */
+        bool has_peer;    /* HELLO: something valid was heard */
+        bool was_ready;   /* in this boot */
+        bool has_left;    /* guestd has said BYE */
+        bool is_lost;     /* the connection was closed by the other side, and no session has been since */
+        bool is_resuming; /* UP: no answer yet since the vCPUs run again */
+        bool is_frozen;   /* the vCPUs stand: time does not count */
         uint64_t up_at, asked_at, probe_at; /* UP: asked_at: something that wants an answer was sent last */
-        unsigned n_flaps;    /* sessions in a row that broke within a second */
-        char *refusal;       /* why the versions do not meet */
+        unsigned n_flaps;                   /* sessions in a row that broke within a second */
+        char *refusal;                      /* why the versions do not meet */
 } GuestLink;
 
 struct Guest {
@@ -68,7 +69,7 @@ struct Guest {
         uint64_t ready_since;
         GuestFacts facts;
         GuestCounters counters, shown; /* of sessions that are over, of all */
-        bool is_ending; /* nobody is told of states any more */
+        bool is_ending;                /* nobody is told of states any more */
         uint64_t logged_at;
         LoopTimer *timer;
         GuestLink link;
@@ -81,24 +82,26 @@ struct Guest {
 };
 
 /* guest.c */
-void guest_refresh(Guest *g);    /* works out the state and tells it, if it changed */
-void guest_arm(Guest *g);        /* sets the timer for whatever comes next */
-void guest_session_ended(Guest *g, const char *why); /* requests and streams end with Interrupted; why: "… has …" */
-void guest_log(Guest *g, int level, const char *format, ...) _printf_(3, 4); /* at most one line in five seconds */
+void guest_refresh(Guest *g); /* works out the state and tells it, if it changed */
+void guest_arm(Guest *g);     /* sets the timer for whatever comes next */
+void guest_session_ended(Guest *g,
+                         const char *why); /* requests and streams end with Interrupted; why: "… has …" */
+void guest_log(Guest *g, int level, const char *format, ...)
+        _printf_(3, 4); /* at most one line in five seconds */
 
 /* guest-link.c */
 void link_connect(Guest *g, uint64_t now);
-void link_check_accepted(Guest *g, uint64_t now);    /* QUEUED: and begins the conversation */
-bool link_events(Guest *g, uint64_t now);            /* false: the connection was given up on the way */
-void link_flush(Guest *g);                           /* writes what can be written; errors wait for the next tick */
+void link_check_accepted(Guest *g, uint64_t now); /* QUEUED: and begins the conversation */
+bool link_events(Guest *g, uint64_t now);         /* false: the connection was given up on the way */
+void link_flush(Guest *g); /* writes what can be written; errors wait for the next tick */
 void link_rehello(Guest *g, const char *why, uint64_t now);
 void link_reconnect(Guest *g, const char *why, uint64_t at);
-void link_lost(Guest *g, uint64_t now);              /* the other end was closed */
-void link_encourage(Guest *g);                       /* an answer is likely: patience starts anew */
-bool link_leave_session(Guest *g, const char *why);  /* whether there was one */
+void link_lost(Guest *g, uint64_t now);             /* the other end was closed */
+void link_encourage(Guest *g);                      /* an answer is likely: patience starts anew */
+bool link_leave_session(Guest *g, const char *why); /* whether there was one */
 void link_drop_channel(Guest *g);
 uint64_t link_next_backoff(GuestLink *l);
-void link_count(const Guest *g, GuestCounters *c);   /* adds the present session's */
+void link_count(const Guest *g, GuestCounters *c); /* adds the present session's */
 
 /* guest-patience.c */
 void link_tick(Guest *g, uint64_t now);
@@ -110,7 +113,8 @@ void link_asked(Guest *g);               /* something that wants an answer was j
 void link_done(Guest *g);
 void link_follow_domain(Guest *g, bool is_same); /* is_same: the socket is the one of before */
 void link_hint(Guest *g, DomainHint hint);
-const char *link_describe(const Guest *g, GuestState *ret_state, char **ret_text); /* text or *ret_text is the reason */
+const char *link_describe(const Guest *g, GuestState *ret_state,
+                          char **ret_text); /* text or *ret_text is the reason */
 
 /* guest-request.c */
 void request_init(Guest *g);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * What is asked of a guest and what it asks. Each request ends once: by its reply, its time, or its session's end. Ends
- * that happen within a caller's own call are put into a queue and told from the loop. Callbacks may do anything but free
- * the guest: a request is out of the tables before its `done` is called.
+ * What is asked of a guest and what it asks. Each request ends once: by its reply, its time, or its
+ * session's end. Ends that happen within a caller's own call are put into a queue and told from the loop.
+ * Callbacks may do anything but free the guest: a request is out of the tables before its `done` is called.
  */
 
 #include "base/escape.h"
@@ -81,16 +81,19 @@ static void request_fail_not_ready(Guest *g, Request *q)
 static void request_fail_errno(Guest *g, Request *q, int r)
 {
         if (r == -E2BIG)
-                request_fail(g, q, WIRE_TOO_LARGE, "the message to guest '%s' is larger than %u bytes", g->name, PAYLOAD_MAX);
+                request_fail(g, q, WIRE_TOO_LARGE, "the message to guest '%s' is larger than %u bytes",
+                             g->name, PAYLOAD_MAX);
         else if (r == -ENOBUFS)
-                request_fail(g, q, WIRE_LIMITS_EXCEEDED, "guest '%s' has too much unanswered already; try again later",
-                             g->name);
+                request_fail(g, q, WIRE_LIMITS_EXCEEDED,
+                             "guest '%s' has too much unanswered already; try again later", g->name);
         else if (r == -EILSEQ || r == -EBADMSG)
-                request_fail(g, q, WIRE_INVALID_ARGS, "the message to guest '%s' is not valid UTF-8", g->name);
+                request_fail(g, q, WIRE_INVALID_ARGS, "the message to guest '%s' is not valid UTF-8",
+                             g->name);
         else if (r == -ENOTCONN)
                 request_fail(g, q, WIRE_INTERRUPTED, "guest '%s' is connecting anew", g->name);
         else
-                request_fail(g, q, WIRE_FAILED, "the message to guest '%s' was not sent: %s", g->name, strerror(-r));
+                request_fail(g, q, WIRE_FAILED, "the message to guest '%s' was not sent: %s", g->name,
+                             strerror(-r));
 }
 
 static void request_end(Guest *g, Request *q, WireError error, const char *text, const Message *m)
@@ -157,7 +160,8 @@ void request_fail_all(Guest *g, const char *why)
                 return;
         list = request_list(g);
         for (guint i = 0; i < list->len; i++)
-                request_fail(g, list->pdata[i], WIRE_INTERRUPTED, "guest '%s' %s before it answered", g->name, why);
+                request_fail(g, list->pdata[i], WIRE_INTERRUPTED, "guest '%s' %s before it answered",
+                             g->name, why);
 }
 
 uint64_t request_deadline(const Guest *g)
@@ -224,7 +228,8 @@ void request_on_request(Guest *g, uint32_t wire_id, const Message *m)
                 return;
         }
         g->counters.n_requests_refused++;
-        (void)guest_reply(g, wire_id, message_error(WIRE_INVALID_ARGS, "the request has no method"), NULL, 0);
+        (void)guest_reply(g, wire_id, message_error(WIRE_INVALID_ARGS, "the request has no method"), NULL,
+                          0);
 }
 
 void request_on_notify(Guest *g, const Message *m)
@@ -244,8 +249,8 @@ static void sent(Guest *g)
         guest_arm(g);
 }
 
-uint64_t guest_request(Guest *g, json_object *json, const void *payload, size_t n_payload, uint64_t timeout_usec,
-                       GuestReply done, void *userdata)
+uint64_t guest_request(Guest *g, json_object *json, const void *payload, size_t n_payload,
+                       uint64_t timeout_usec, GuestReply done, void *userdata)
 {
         Request *q = request_add(g, timeout_usec, userdata);
         uint64_t id = q->id;
@@ -302,7 +307,8 @@ void guest_cancel(Guest *g, uint64_t request)
 
 int guest_reply(Guest *g, uint32_t id, json_object *json, const void *payload, size_t n_payload)
 {
-        int r = g->link.phase == LINK_UP ? session_reply(g->link.session, id, json, payload, n_payload) : -ENOTCONN;
+        int r = g->link.phase == LINK_UP ? session_reply(g->link.session, id, json, payload, n_payload)
+                                         : -ENOTCONN;
 
         json_object_put(json);
         if (r >= 0) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A guest as the rest of hostd sees it: the domain's news go in, states and facts come out. The state is worked out from
- * the domain and the link each time something happened, never kept beside them; one timer serves all that waits.
+ * A guest as the rest of hostd sees it: the domain's news go in, states and facts come out. The state is
+ * worked out from the domain and the link each time something happened, never kept beside them; one timer
+ * serves all that waits.
  */
 
 #include <stdarg.h>
@@ -97,7 +98,8 @@ void guest_refresh(Guest *g)
         if (state != old) {
                 g->ready_since = state == GUEST_READY ? fs_realtime_usec() : 0;
                 if (state == GUEST_UNRESPONSIVE || state == GUEST_INCOMPATIBLE || state == GUEST_BUSY)
-                        guest_log(g, LOG_WARNING, "The guest is %s: %s", guest_state_to_string(state), g->reason);
+                        guest_log(g, LOG_WARNING, "The guest is %s: %s", guest_state_to_string(state),
+                                  g->reason);
         }
         g->ops->state_changed(g->userdata, g, old);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * unix_diag lists sockets with their names and peers: one that has the path as its name and a peer with an inode is the
- * accepted end of whoever is served. Without the right to read other processes' /proc/PID/fd nothing is found, and
- * nothing else is lost.
+ * unix_diag lists sockets with their names and peers: one that has the path as its name and a peer with an
+ * inode is the accepted end of whoever is served. Without the right to read other processes' /proc/PID/fd
+ * nothing is found, and nothing else is lost.
  */
 
 #include "hostd/holder.h"
@@ -93,7 +93,8 @@ static uint32_t find_client(const char *path)
 
                 if (n <= 0)
                         return client;
-                for (const struct nlmsghdr *h = (const void *)buf; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+                for (const struct nlmsghdr *h = (const void *)buf; NLMSG_OK(h, left);
+                     h = NLMSG_NEXT(h, left)) {
                         if (h->nlmsg_type == NLMSG_DONE || h->nlmsg_type == NLMSG_ERROR)
                                 return client;
                         if (client == 0)

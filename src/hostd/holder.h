@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Who is connected to a Unix socket, as well as can be known: the kernel tells the other end's inode, and /proc whose
- * descriptor that is. Looks on a thread of its own, since /proc may be large.
+ * Who is connected to a Unix socket, as well as can be known: the kernel tells the other end's inode, and
+ * /proc whose descriptor that is. Looks on a thread of its own, since /proc may be large.
  */
 
 #include <sys/types.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The registry of guests: a guest for each domain that libvirt knows. Discovery tells of domains, guests tell of
- * themselves, and both is passed on to the listeners. Wiring only.
+ * The registry of guests: a guest for each domain that libvirt knows. Discovery tells of domains, guests
+ * tell of themselves, and both is passed on to the listeners. Wiring only.
  */
 
 #include "hostd/host.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Where log lines go: natively to the journal when stderr is a stream of it ($JOURNAL_STREAM, systemd.exec(5)), so that
- * fields and levels arrive; else to stderr as text. Callable from any thread.
+ * Where log lines go: natively to the journal when stderr is a stream of it ($JOURNAL_STREAM,
+ * systemd.exec(5)), so that fields and levels arrive; else to stderr as text. Callable from any thread.
  */
 
 #include <stdarg.h>
@@ -48,7 +48,8 @@ static struct iovec field(char *buf, size_t size, const char *name, const char *
 
 static void write_journal(int level, const char *text, const char *uuid, const char *name, uint32_t job)
 {
-        char message[LINE_MAX_BYTES + 16], priority[16], identifier[64], domain_uuid[64], domain_name[320], id[32];
+        char message[LINE_MAX_BYTES + 16], priority[16], identifier[64], domain_uuid[64], domain_name[320],
+                id[32];
         char number[16];
         struct iovec iov[6];
         int n = 0;

@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * The journal, or stderr where there is none. Text of guests is escaped by the caller (base/escape.h) before it comes here.
+ * The journal, or stderr where there is none. Text of guests is escaped by the caller (base/escape.h) before
+ * it comes here.
  */
 
 #include <stdint.h>
@@ -14,7 +15,8 @@ void log_init(const char *identifier);
 void log_set_max_level(int level);
 void log_write(int level, const char *format, ...) _printf_(2, 3);
 /* With DOMAIN_UUID=, DOMAIN_NAME= and JOB_ID= fields; uuid and name may be NULL, job 0. */
-void log_guest(int level, const char *uuid, const char *name, uint32_t job, const char *format, ...) _printf_(5, 6);
+void log_guest(int level, const char *uuid, const char *name, uint32_t job, const char *format, ...)
+        _printf_(5, 6);
 
 #define log_error(...) log_write(LOG_ERR, __VA_ARGS__)
 #define log_warning(...) log_write(LOG_WARNING, __VA_ARGS__)

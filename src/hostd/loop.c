@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * GLib's main context carries libvirt's events; sd-event carries the bus, the channels and the timers. sd-event stands
- * in the context as one GSource: its epoll descriptor is polled, and its states (sd_event_prepare(3)) are walked by
- * prepare, check and dispatch. Another source of higher priority may make GLib skip our check, so prepare accepts an
- * sd-event that is armed already. Whatever fails there ends the daemon with a code: a loop that cannot wait is no loop.
+ * GLib's main context carries libvirt's events; sd-event carries the bus, the channels and the timers.
+ * sd-event stands in the context as one GSource: its epoll descriptor is polled, and its states
+ * (sd_event_prepare(3)) are walked by prepare, check and dispatch. Another source of higher priority may
+ * make GLib skip our check, so prepare accepts an sd-event that is armed already. Whatever fails there ends
+ * the daemon with a code: a loop that cannot wait is no loop.
  */
 
 #include <glib.h>

@@ -15,7 +15,8 @@
 #include "hostd/log.h"
 #include "hostd/loop.h"
 
-#define PUBLISH_USEC (3 * USEC_PER_SEC) /* a libvirtd that does not answer does not keep us from being there */
+#define PUBLISH_USEC                                                                                        \
+        (3 * USEC_PER_SEC) /* a libvirtd that does not answer does not keep us from being there */
 
 typedef struct Daemon {
         Loop *loop;
@@ -49,7 +50,7 @@ static int parse_level(const char *s)
                 const char *name;
                 int level;
         } levels[] = {
-                { "error", LOG_ERR }, { "err", LOG_ERR },     { "warning", LOG_WARNING },
+                { "error", LOG_ERR },     { "err", LOG_ERR },   { "warning", LOG_WARNING },
                 { "notice", LOG_NOTICE }, { "info", LOG_INFO }, { "debug", LOG_DEBUG },
         };
 
@@ -64,9 +65,12 @@ static int parse_options(int argc, char **argv, Options *o)
 {
         enum { USER = 256, CONFIG, LEVEL, VERSION, HELP };
         static const struct option options[] = {
-                { "user", no_argument, NULL, USER },          { "config", required_argument, NULL, CONFIG },
-                { "log-level", required_argument, NULL, LEVEL }, { "version", no_argument, NULL, VERSION },
-                { "help", no_argument, NULL, HELP },          {},
+                { "user", no_argument, NULL, USER },
+                { "config", required_argument, NULL, CONFIG },
+                { "log-level", required_argument, NULL, LEVEL },
+                { "version", no_argument, NULL, VERSION },
+                { "help", no_argument, NULL, HELP },
+                {},
         };
         int c;
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Channels added to or removed from one domain: in its definition, and in the running domain where libvirt can. A
- * virtio-serial controller cannot be plugged into a running domain (qemuDomainAttachControllerDevice), so a domain that
- * was started without one has the channels from its next start on. Doing it twice changes nothing.
+ * Channels added to or removed from one domain: in its definition, and in the running domain where libvirt
+ * can. A virtio-serial controller cannot be plugged into a running domain
+ * (qemuDomainAttachControllerDevice), so a domain that was started without one has the channels from its
+ * next start on. Doing it twice changes nothing.
  */
 
 #include "base/escape.h"
@@ -39,8 +40,8 @@ static VirtChannels result_libvirt(const char *what, const char *shown)
 }
 
 /* 1, 0 or -errno of domain_xml_edit(); -EIO: libvirt's error stands. */
-static int change_plan(const Change *c, unsigned flags, const char *label, const char *shown, DomainXmlEdit *ret,
-                       GString *diff)
+static int change_plan(const Change *c, unsigned flags, const char *label, const char *shown,
+                       DomainXmlEdit *ret, GString *diff)
 {
         _cleanup_free_ char *xml = virDomainGetXMLDesc(c->dom, flags);
         int r;
@@ -49,7 +50,8 @@ static int change_plan(const Change *c, unsigned flags, const char *label, const
                 return -EIO;
         r = domain_xml_edit(xml, c->enable, c->names[0], c->names[1], ret);
         if (r > 0)
-                g_string_append_printf(diff, "--- %s (%s)\n+++ %s (%s)\n%s", shown, label, shown, label, ret->diff);
+                g_string_append_printf(diff, "--- %s (%s)\n+++ %s (%s)\n%s", shown, label, shown, label,
+                                       ret->diff);
         return r;
 }
 
@@ -58,10 +60,11 @@ static VirtChannels plan_failed(const Change *c, int r, const char *shown)
         if (r == -EIO)
                 return result_libvirt("Reading the XML of", shown);
         if (r == -EEXIST)
-                return result(WIRE_EXISTS,
-                              "Domain '%s' has a channel named \"%s\" or \"%s\" that is no virtio channel with a "
-                              "Unix socket; change it with \"virsh edit\"",
-                              shown, c->names[0], c->names[1]);
+                return result(
+                        WIRE_EXISTS,
+                        "Domain '%s' has a channel named \"%s\" or \"%s\" that is no virtio channel with a "
+                        "Unix socket; change it with \"virsh edit\"",
+                        shown, c->names[0], c->names[1]);
         return result(WIRE_FAILED, "The XML of domain '%s' cannot be edited: %s", shown, strerror(-r));
 }
 
@@ -85,7 +88,8 @@ static VirtChannels change_apply(const Change *c, bool dry_run, const char *show
         int r;
 
         if (persistent) {
-                r = change_plan(c, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE, "definition", shown, config, diff);
+                r = change_plan(c, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE, "definition", shown,
+                                config, diff);
                 if (r < 0)
                         return plan_failed(c, r, shown);
                 change_config = r > 0;
@@ -103,13 +107,16 @@ static VirtChannels change_apply(const Change *c, bool dry_run, const char *show
         }
         if (later && !persistent)
                 return result(WIRE_UNSUPPORTED,
-                              "Domain '%s' was started without a virtio-serial controller, libvirt cannot add one while "
-                              "it runs, and it has no definition that could be changed: start it with the channels in "
+                              "Domain '%s' was started without a virtio-serial controller, libvirt cannot "
+                              "add one while "
+                              "it runs, and it has no definition that could be changed: start it with the "
+                              "channels in "
                               "its XML",
                               shown);
         if (!dry_run) {
                 if (change_config) {
-                        _cleanup_(virt_domain_freep) virDomainPtr defined = virDomainDefineXML(c->conn, config->xml);
+                        _cleanup_(virt_domain_freep) virDomainPtr defined =
+                                virDomainDefineXML(c->conn, config->xml);
 
                         if (!defined)
                                 return result_libvirt("Changing the definition of", shown);
@@ -119,10 +126,11 @@ static VirtChannels change_apply(const Change *c, bool dry_run, const char *show
                                                         : "Removing the channels from the running",
                                               shown);
         }
-        done = result(WIRE_OK, "%s",
-                      later ? "The domain runs without a virtio-serial controller, which cannot be added while it "
-                              "runs: the channels will be there when it is started the next time"
-                            : "");
+        done = result(
+                WIRE_OK, "%s",
+                later ? "The domain runs without a virtio-serial controller, which cannot be added while it "
+                        "runs: the channels will be there when it is started the next time"
+                      : "");
         done.live = active && !later;
         return done;
 }
@@ -139,13 +147,18 @@ VirtChannels virt_channels_apply(virConnectPtr conn, const char *uuid, bool enab
         Change c;
 
         if (!conn)
-                return result(WIRE_FAILED, "libvirt is not connected; try again when LibvirtState is \"connected\"");
+                return result(WIRE_FAILED,
+                              "libvirt is not connected; try again when LibvirtState is \"connected\"");
         dom = virDomainLookupByUUIDString(conn, uuid);
         if (!dom)
                 return result_libvirt("Looking up", uuid);
         name = virDomainGetName(dom);
         shown = escape_text(name, strlen(name), 255);
-        c = (Change){ .conn = conn, .dom = dom, .uuid = uuid, .enable = enable, .names = { control_channel, data_channel } };
+        c = (Change){ .conn = conn,
+                      .dom = dom,
+                      .uuid = uuid,
+                      .enable = enable,
+                      .names = { control_channel, data_channel } };
 
         diff = g_string_new(NULL);
         done = change_apply(&c, dry_run, shown ? shown : uuid, &config, &live, diff);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The connection to libvirt. One thread makes all calls, from a queue; libvirt's own events come through libvirt-glib on
- * the main context (libvirt dispatches them there, except for the close callback, which may come on either thread).
- * Everything is handed over as news, a source of the main context each, so that order is kept. Events of libvirt hold a
- * reference to the Virt, and after virt_free() nobody is told any more.
+ * The connection to libvirt. One thread makes all calls, from a queue; libvirt's own events come through
+ * libvirt-glib on the main context (libvirt dispatches them there, except for the close callback, which may
+ * come on either thread). Everything is handed over as news, a source of the main context each, so that
+ * order is kept. Events of libvirt hold a reference to the Virt, and after virt_free() nobody is told any
+ * more.
  */
 
 #include <glib.h>
@@ -22,7 +23,8 @@
 /* A libvirtd that stands still is taken for lost after that many seconds times tries. */
 #define KEEPALIVE_SEC 5
 #define KEEPALIVE_TRIES 5
-#define END_USEC (1 * USEC_PER_SEC) /* for a call that is under way when we end; a frozen libvirtd takes longer */
+#define END_USEC                                                                                            \
+        (1 * USEC_PER_SEC) /* for a call that is under way when we end; a frozen libvirtd takes longer */
 
 typedef struct Task Task;
 typedef struct News News;
@@ -188,13 +190,16 @@ static void post_event(Virt *v, virDomainPtr dom, VirtEvent event, const char *a
 
         if (virDomainGetUUIDString(dom, uuid) < 0)
                 return;
-        news_post(v, (News){ .tell = tell_event, .uuid = g_strdup(uuid), .event = event,
+        news_post(v, (News){ .tell = tell_event,
+                             .uuid = g_strdup(uuid),
+                             .event = event,
                              .text = alias ? strdup(alias) : NULL });
 }
 
 static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int detail, void *opaque)
 {
-        post_event(opaque, dom, event == VIR_DOMAIN_EVENT_RESUMED ? VIRT_EVENT_RESUMED : VIRT_EVENT_CHANGED, NULL);
+        post_event(opaque, dom, event == VIR_DOMAIN_EVENT_RESUMED ? VIRT_EVENT_RESUMED : VIRT_EVENT_CHANGED,
+                   NULL);
         return 0;
 }
 
@@ -215,7 +220,8 @@ static void on_monitor_event(virConnectPtr conn, virDomainPtr dom, const char *e
 
         if (json_object_object_get_ex(o, "id", &id) && json_object_object_get_ex(o, "open", &open) &&
             json_object_is_type(id, json_type_string))
-                post_event(opaque, dom, json_object_get_boolean(open) ? VIRT_EVENT_PORT_OPENED : VIRT_EVENT_PORT_CLOSED,
+                post_event(opaque, dom,
+                           json_object_get_boolean(open) ? VIRT_EVENT_PORT_OPENED : VIRT_EVENT_PORT_CLOSED,
                            json_object_get_string(id));
         json_object_put(o);
 }
@@ -230,8 +236,9 @@ static void on_close(virConnectPtr conn, int reason, void *opaque)
         };
 
         news_post(opaque, (News){ .tell = tell_closed,
-                                  .text = strdup(reason >= 0 && (size_t)reason < ELEMENTSOF(reasons) ? reasons[reason]
-                                                                                                     : "unknown") });
+                                  .text = strdup(reason >= 0 && (size_t)reason < ELEMENTSOF(reasons)
+                                                         ? reasons[reason]
+                                                         : "unknown") });
 }
 
 static void on_error(void *userdata, virErrorPtr error)
@@ -280,14 +287,15 @@ static void task_connect(Virt *v, Task *t)
         }
         /* Not every driver has keepalive, a close callback and each event. */
         (void)virConnectSetKeepAlive(v->conn, KEEPALIVE_SEC, KEEPALIVE_TRIES);
-        /* Without a reference: conn_close() ends it, and a driver that has none takes it and never frees it. */
+        /* Without a reference: conn_close() ends it, and a driver that has none takes it and never frees it.
+         */
         (void)virConnectRegisterCloseCallback(v->conn, on_close, v, NULL);
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle));
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_REBOOT, VIR_DOMAIN_EVENT_CALLBACK(on_reboot));
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, VIR_DOMAIN_EVENT_CALLBACK(on_device));
         conn_subscribe(v, VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, VIR_DOMAIN_EVENT_CALLBACK(on_device));
-        r = virConnectDomainQemuMonitorEventRegister(v->conn, NULL, "VSERPORT_CHANGE", on_monitor_event, virt_ref(v),
-                                                     virt_unref, 0);
+        r = virConnectDomainQemuMonitorEventRegister(v->conn, NULL, "VSERPORT_CHANGE", on_monitor_event,
+                                                     virt_ref(v), virt_unref, 0);
         if (r < 0)
                 virt_unref(v);
         news_post(v, (News){ .tell = tell_opened, .error = WIRE_OK });
@@ -307,7 +315,8 @@ static DomainState state_from_libvirt(int state)
         }
 }
 
-/* NULL: it is gone, or cannot be told; a domain that is not understood must not look like one that is off. */
+/* NULL: it is gone, or cannot be told; a domain that is not understood must not look like one that is off.
+ */
 static Domain *domain_read(const Virt *v, virDomainPtr dom)
 {
         _cleanup_(domain_freep) Domain *d = domain_new();
@@ -369,7 +378,8 @@ static void task_list(Virt *v, Task *t)
                 }
         }
         free(list);
-        news_post(v, (News){ .tell = tell_listed, .domains = chunk, .last = virConnectIsAlive(v->conn) == 1 });
+        news_post(v,
+                  (News){ .tell = tell_listed, .domains = chunk, .last = virConnectIsAlive(v->conn) == 1 });
 }
 
 static void tell_refreshed(Virt *v, News *n)
@@ -412,9 +422,11 @@ static void tell_channels(Virt *v, News *n)
 
 static void task_enable_channels(Virt *v, Task *t)
 {
-        news_post(v, (News){ .tell = tell_channels, .done = t->done, .userdata = t->userdata,
-                             .channels = virt_channels_apply(v->conn, t->uuid, t->enable, t->dry_run, v->control_channel,
-                                                             v->data_channel) });
+        news_post(v, (News){ .tell = tell_channels,
+                             .done = t->done,
+                             .userdata = t->userdata,
+                             .channels = virt_channels_apply(v->conn, t->uuid, t->enable, t->dry_run,
+                                                             v->control_channel, v->data_channel) });
 }
 
 static void task_stop(Virt *v, Task *t)
@@ -444,7 +456,8 @@ static void *virt_thread(void *userdata)
 
 /* --- on the main thread --- */
 
-Virt *virt_new(const char *uri, const char *control_channel, const char *data_channel, const VirtOps *ops, void *userdata)
+Virt *virt_new(const char *uri, const char *control_channel, const char *data_channel, const VirtOps *ops,
+               void *userdata)
 {
         static bool registered;
         Virt *v = g_new0(Virt, 1);
@@ -494,7 +507,8 @@ Virt *virt_free(Virt *v)
 
 void virt_set_channels(Virt *v, const char *control_channel, const char *data_channel)
 {
-        task_push(v, (Task){ .run = task_set_channels, .control_channel = g_strdup(control_channel),
+        task_push(v, (Task){ .run = task_set_channels,
+                             .control_channel = g_strdup(control_channel),
                              .data_channel = g_strdup(data_channel) });
 }
 
@@ -513,8 +527,13 @@ void virt_refresh(Virt *v, const char *uuid)
         task_push(v, (Task){ .run = task_refresh, .uuid = g_strdup(uuid) });
 }
 
-void virt_enable_channels(Virt *v, const char *uuid, bool enable, bool dry_run, VirtChannelsDone done, void *userdata)
+void virt_enable_channels(Virt *v, const char *uuid, bool enable, bool dry_run, VirtChannelsDone done,
+                          void *userdata)
 {
-        task_push(v, (Task){ .run = task_enable_channels, .uuid = g_strdup(uuid), .enable = enable, .dry_run = dry_run,
-                             .done = done, .userdata = userdata });
+        task_push(v, (Task){ .run = task_enable_channels,
+                             .uuid = g_strdup(uuid),
+                             .enable = enable,
+                             .dry_run = dry_run,
+                             .done = done,
+                             .userdata = userdata });
 }

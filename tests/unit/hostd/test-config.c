@@ -41,9 +41,10 @@ END_TEST
 
 START_TEST(test_values)
 {
-        _cleanup_(config_freep) Config *c = load("# comment\n[Host]\nConnectUri=test:///default\nControlChannel=vm.ctl\n"
-                                                 "DataChannel=vm.data\nKeepAlive=0\nMaxJobs=1K\nQueueTtl=2h\n"
-                                                 "AllowGuestCall=a.*:web-* b:*\nAllowGuestCall=c:d\n");
+        _cleanup_(config_freep) Config *c =
+                load("# comment\n[Host]\nConnectUri=test:///default\nControlChannel=vm.ctl\n"
+                     "DataChannel=vm.data\nKeepAlive=0\nMaxJobs=1K\nQueueTtl=2h\n"
+                     "AllowGuestCall=a.*:web-* b:*\nAllowGuestCall=c:d\n");
 
         ck_assert_uint_eq(c->n_warnings, 0);
         ck_assert_str_eq(c->connect_uri, "test:///default");
@@ -61,8 +62,9 @@ END_TEST
 START_TEST(test_wrong_lines)
 {
         static const char *const lines[] = {
-                "Bogus=1",          "KeepAlive=soon",    "MaxJobs=many", "MaxJobs=99999999999", "ControlChannel=",
-                "ControlChannel=a/b", "DataChannel=a b", "ConnectUri=", "AllowGuestCall=x",    "no assignment at all",
+                "Bogus=1",          "KeepAlive=soon",       "MaxJobs=many",    "MaxJobs=99999999999",
+                "ControlChannel=",  "ControlChannel=a/b",   "DataChannel=a b", "ConnectUri=",
+                "AllowGuestCall=x", "no assignment at all",
         };
 
         for (size_t i = 0; i < ELEMENTSOF(lines); i++) {
@@ -89,7 +91,8 @@ END_TEST
 
 START_TEST(test_forget_calls)
 {
-        _cleanup_(config_freep) Config *c = load("[Host]\nAllowGuestCall=a:b\nAllowGuestCall=\nAllowGuestCall=c:d\n");
+        _cleanup_(config_freep) Config *c =
+                load("[Host]\nAllowGuestCall=a:b\nAllowGuestCall=\nAllowGuestCall=c:d\n");
 
         ck_assert_int_eq(g_strv_length(c->guest_calls), 1);
         ck_assert_str_eq(c->guest_calls[0], "c:d");
@@ -120,7 +123,8 @@ END_TEST
 
 START_TEST(test_drop_ins)
 {
-        g_autofree char *dir = g_dir_make_tmp("vmferry-test-XXXXXX", NULL), *own = NULL, *d = NULL, *a = NULL, *b = NULL;
+        g_autofree char *dir = g_dir_make_tmp("vmferry-test-XXXXXX", NULL), *own = NULL, *d = NULL,
+                        *a = NULL, *b = NULL;
 
         own = g_build_filename(dir, "vmferry", NULL);
         d = g_build_filename(own, "hostd.conf.d", NULL);
@@ -139,5 +143,5 @@ START_TEST(test_drop_ins)
 }
 END_TEST
 
-SUITE("config", test_defaults, test_values, test_wrong_lines, test_other_section, test_forget_calls, test_directories,
-      test_drop_ins)
+SUITE("config", test_defaults, test_values, test_wrong_lines, test_other_section, test_forget_calls,
+      test_directories, test_drop_ins)

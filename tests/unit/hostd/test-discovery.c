@@ -51,7 +51,10 @@ static void on_state(void *userdata, LibvirtState s)
 {
 }
 
-static const DiscoveryOps ops = { .domain = on_domain, .hint = on_hint, .gone = on_gone, .complete = on_complete,
+static const DiscoveryOps ops = { .domain = on_domain,
+                                  .hint = on_hint,
+                                  .gone = on_gone,
+                                  .complete = on_complete,
                                   .libvirt_state = on_state };
 
 static void on_done(void *userdata, WireError error, const char *text, bool live, const char *diff)
@@ -67,16 +70,16 @@ static void on_wake(void *userdata)
 {
 }
 
-#define UNTIL(condition)                                                                                      \
-        do {                                                                                                  \
-                uint64_t end_ = fs_now_usec() + 20 * USEC_PER_SEC;                                            \
-                LoopTimer *t_ = loop_timer_new(loop, on_wake, NULL);                                          \
-                while (!(condition)) {                                                                        \
-                        ck_assert_msg(fs_now_usec() < end_, #condition);                                      \
-                        loop_timer_set(t_, fs_now_usec() + 10 * USEC_PER_MSEC, 0);                            \
-                        (void)g_main_context_iteration(NULL, TRUE);                                           \
-                }                                                                                             \
-                loop_timer_free(t_);                                                                          \
+#define UNTIL(condition)                                                                                    \
+        do {                                                                                                \
+                uint64_t end_ = fs_now_usec() + 20 * USEC_PER_SEC;                                          \
+                LoopTimer *t_ = loop_timer_new(loop, on_wake, NULL);                                        \
+                while (!(condition)) {                                                                      \
+                        ck_assert_msg(fs_now_usec() < end_, #condition);                                    \
+                        loop_timer_set(t_, fs_now_usec() + 10 * USEC_PER_MSEC, 0);                          \
+                        (void)g_main_context_iteration(NULL, TRUE);                                         \
+                }                                                                                           \
+                loop_timer_free(t_);                                                                        \
         } while (0)
 
 static void write_node(unsigned n)
@@ -84,16 +87,21 @@ static void write_node(unsigned n)
         g_autoptr(GString) s = g_string_new("<node>");
 
         for (unsigned i = 0; i < n; i++)
-                g_string_append_printf(s,
-                                       "<domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>"
-                                       "<name>guest%u</name><uuid>6af613b6-569c-5c22-9c37-%012x</uuid><memory>1024</memory>"
-                                       "<os><type>hvm</type></os><test:runstate>%d</test:runstate><devices>"
-                                       "<channel type='unix'><source mode='bind' path='/run/%u.ctl'/>"
-                                       "<target type='virtio' name='org.vmferry.ctl.0'/></channel>"
-                                       "<channel type='unix'><source mode='bind' path='/run/%u.data'/>"
-                                       "<target type='virtio' name='org.vmferry.data.0'/></channel>"
-                                       "</devices></domain>",
-                                       i, i, i % 3 == 2 ? 5 : i % 3 == 1 ? 3 : 1, i, i);
+                g_string_append_printf(
+                        s,
+                        "<domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>"
+                        "<name>guest%u</name><uuid>6af613b6-569c-5c22-9c37-%012x</uuid><memory>1024</memory>"
+                        "<os><type>hvm</type></os><test:runstate>%d</test:runstate><devices>"
+                        "<channel type='unix'><source mode='bind' path='/run/%u.ctl'/>"
+                        "<target type='virtio' name='org.vmferry.ctl.0'/></channel>"
+                        "<channel type='unix'><source mode='bind' path='/run/%u.data'/>"
+                        "<target type='virtio' name='org.vmferry.data.0'/></channel>"
+                        "</devices></domain>",
+                        i, i,
+                        i % 3 == 2   ? 5
+                        : i % 3 == 1 ? 3
+                                     : 1,
+                        i, i);
         g_string_append(s, "</node>");
         ck_assert(g_file_set_contents(node_path, s->str, -1, NULL));
 }
@@ -173,7 +181,8 @@ START_TEST(test_dry_run)
         discovery_enable_channels(discovery, domain_number(2)->uuid, false, true, on_done, NULL);
         UNTIL(n_done == 2);
         ck_assert_int_eq(done_error, WIRE_OK);
-        ck_assert_ptr_nonnull(strstr(done_diff, "-      <target type=\"virtio\" name=\"org.vmferry.ctl.0\""));
+        ck_assert_ptr_nonnull(
+                strstr(done_diff, "-      <target type=\"virtio\" name=\"org.vmferry.ctl.0\""));
         /* It was only shown. */
         discovery_enable_channels(discovery, domain_number(2)->uuid, true, true, on_done, NULL);
         UNTIL(n_done == 3);

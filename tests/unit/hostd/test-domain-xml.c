@@ -8,9 +8,12 @@
 
 #define CTL "org.vmferry.ctl.0"
 #define DATA "org.vmferry.data.0"
-#define DOMAIN_OF(devices) "<domain type='qemu' id='3'>\n  <name>web01</name>\n  <devices>\n" devices "  </devices>\n</domain>\n"
-#define CHANNEL(name, path) \
-        "    <channel type='unix'>\n      <source mode='bind' path='" path "'/>\n      <target type='virtio' name='" name \
+#define DOMAIN_OF(devices)                                                                                  \
+        "<domain type='qemu' id='3'>\n  <name>web01</name>\n  <devices>\n" devices                          \
+        "  </devices>\n</domain>\n"
+#define CHANNEL(name, path)                                                                                 \
+        "    <channel type='unix'>\n      <source mode='bind' path='" path                                  \
+        "'/>\n      <target type='virtio' name='" name                                                      \
         "' state='connected'/>\n      <alias name='channel-" name "'/>\n    </channel>\n"
 #define CONTROLLER "    <controller type='virtio-serial' index='0'/>\n"
 
@@ -24,8 +27,8 @@ static Domain *read_domain(const char *xml)
 
 START_TEST(test_both)
 {
-        _cleanup_(domain_freep) Domain *d =
-                read_domain(DOMAIN_OF(CHANNEL("org.qemu.guest_agent.0", "/a") CHANNEL(DATA, "/run/d") CHANNEL(CTL, "/run/c&amp;1")));
+        _cleanup_(domain_freep) Domain *d = read_domain(DOMAIN_OF(CHANNEL(
+                "org.qemu.guest_agent.0", "/a") CHANNEL(DATA, "/run/d") CHANNEL(CTL, "/run/c&amp;1")));
 
         ck_assert_str_eq(d->control_socket, "/run/c&1");
         ck_assert_str_eq(d->data_socket, "/run/d");
@@ -45,20 +48,26 @@ START_TEST(test_reasons)
                 { DOMAIN_OF(CHANNEL(CTL, "/run/c")), "no channel \"" DATA "\"" },
                 { DOMAIN_OF(CHANNEL(DATA, "/run/d")), "no channel \"" CTL "\"" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel type='unix'><source mode='connect' path='/c'/>"
-                            "<target type='virtio' name='" CTL "'/></channel>"), "mode 'connect'" },
+                                                "<target type='virtio' name='" CTL "'/></channel>"),
+                  "mode 'connect'" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel type='pty'><source path='/dev/pts/1'/>"
-                            "<target type='virtio' name='" CTL "'/></channel>"), "type \"pty\"" },
+                                                "<target type='virtio' name='" CTL "'/></channel>"),
+                  "type \"pty\"" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel type='unix'><source mode='bind' path='/c'/>"
-                            "<target type='xen' name='" CTL "'/></channel>"), "not of type virtio" },
+                                                "<target type='xen' name='" CTL "'/></channel>"),
+                  "not of type virtio" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel type='unix'><source mode='bind'/>"
-                            "<target type='virtio' name='" CTL "'/></channel>"), "without the path" },
+                                                "<target type='virtio' name='" CTL "'/></channel>"),
+                  "without the path" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel type='unix'><source mode='bind' path='relative'/>"
-                            "<target type='virtio' name='" CTL "'/></channel>"), "without the path" },
+                                                "<target type='virtio' name='" CTL "'/></channel>"),
+                  "without the path" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel/><channel><target/></channel>"), "no channel" },
                 { "<domain", "cannot be read" },
                 { "", "cannot be read" },
                 { "<network/>", "cannot be read" },
-                { "<!DOCTYPE domain [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain><devices>&e;</devices></domain>",
+                { "<!DOCTYPE domain [<!ENTITY e SYSTEM "
+                  "'file:///etc/passwd'>]><domain><devices>&e;</devices></domain>",
                   "cannot be read" },
         };
 
@@ -97,7 +106,8 @@ START_TEST(test_read_again)
         ck_assert_ptr_null(d->control_socket);
         ck_assert_ptr_null(d->data_alias);
         ck_assert_ptr_nonnull(d->channel_reason);
-        domain_xml_read_channels(d, DOMAIN_OF(CHANNEL("vm.ctl", "/c") CHANNEL("vm.data", "/d")), "vm.ctl", "vm.data");
+        domain_xml_read_channels(d, DOMAIN_OF(CHANNEL("vm.ctl", "/c") CHANNEL("vm.data", "/d")), "vm.ctl",
+                                 "vm.data");
         ck_assert_str_eq(d->control_socket, "/c");
         ck_assert_ptr_null(d->channel_reason);
 }
@@ -134,8 +144,8 @@ START_TEST(test_disable)
         DomainXmlEdit e = {}, again = {};
         _cleanup_(domain_freep) Domain *d = NULL;
 
-        ck_assert_int_eq(domain_xml_edit(DOMAIN_OF(CONTROLLER CHANNEL("org.qemu.guest_agent.0", "/a") CHANNEL(CTL, "/c")
-                                                           CHANNEL(DATA, "/d")),
+        ck_assert_int_eq(domain_xml_edit(DOMAIN_OF(CONTROLLER CHANNEL("org.qemu.guest_agent.0", "/a")
+                                                           CHANNEL(CTL, "/c") CHANNEL(DATA, "/d")),
                                          false, CTL, DATA, &e),
                          1);
         ck_assert_int_eq(g_strv_length(e.devices), 2);
@@ -157,8 +167,9 @@ START_TEST(test_edit_refused)
 
         ck_assert_int_eq(domain_xml_edit("<domain/>", true, CTL, DATA, &e), -EBADMSG);
         ck_assert_int_eq(domain_xml_edit("junk", true, CTL, DATA, &e), -EBADMSG);
-        ck_assert_int_eq(domain_xml_edit(DOMAIN_OF("<channel type='pty'><target type='virtio' name='" CTL "'/></channel>"), true,
-                                         CTL, DATA, &e),
+        ck_assert_int_eq(domain_xml_edit(DOMAIN_OF("<channel type='pty'><target type='virtio' name='" CTL
+                                                   "'/></channel>"),
+                                         true, CTL, DATA, &e),
                          -EEXIST);
         domain_xml_edit_done(&e);
 }
@@ -177,5 +188,5 @@ START_TEST(test_size_limit)
 }
 END_TEST
 
-SUITE("domain-xml", test_both, test_reasons, test_path_limit, test_read_again, test_enable, test_disable, test_edit_refused,
-      test_size_limit)
+SUITE("domain-xml", test_both, test_reasons, test_path_limit, test_read_again, test_enable, test_disable,
+      test_edit_refused, test_size_limit)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * One guest and its control connection, against a peer in the same loop: a listening socket with QEMU's backlog, and the
- * guest's side of a session behind it.
+ * One guest and its control connection, against a peer in the same loop: a listening socket with QEMU's
+ * backlog, and the guest's side of a session behind it.
  */
 
 #include "hostd/guest.h"
@@ -69,7 +69,8 @@ static void peer_request(const SessionEvent *e)
         peer.n_requests++;
         if (str_eq(method, "hang"))
                 return;
-        o = str_eq(method, "fail") ? message_error(WIRE_NO_HANDLER, "nobody\x1b here") : json_object_new_object();
+        o = str_eq(method, "fail") ? message_error(WIRE_NO_HANDLER, "nobody\x1b here")
+                                   : json_object_new_object();
         ck_assert_int_eq(session_reply(peer.session, e->id, o, "pong", 4), 0);
         json_object_put(o);
 }
@@ -146,8 +147,9 @@ static void on_request(void *userdata, Guest *g, uint32_t id, const Message *m)
         ck_assert_int_eq(guest_reply(g, id, json_object_new_object(), NULL, 0), 0);
 }
 
-static const GuestOps ops = { .state_changed = on_state, .facts_changed = on_facts, .notify = on_notify,
-                              .request = on_request };
+static const GuestOps ops = {
+        .state_changed = on_state, .facts_changed = on_facts, .notify = on_notify, .request = on_request
+};
 
 static void on_reply(void *userdata, WireError error, const char *text, const Message *m)
 {
@@ -171,17 +173,18 @@ static void on_wake(void *userdata)
 }
 
 /* Turns the loop until the condition holds; fails after so many milliseconds. */
-#define UNTIL(condition, msec)                                                                                \
-        do {                                                                                                  \
-                uint64_t end_ = fs_now_usec() + (msec) * USEC_PER_MSEC;                                       \
-                LoopTimer *t_ = loop_timer_new(loop, on_wake, NULL);                                          \
-                while (!(condition)) {                                                                        \
-                        ck_assert_msg(fs_now_usec() < end_, "%s; the guest is %s (%s)", #condition,           \
-                                      guest_state_to_string(guest_state(guest)), guest_state_reason(guest));  \
-                        loop_timer_set(t_, fs_now_usec() + 10 * USEC_PER_MSEC, 0);                            \
-                        (void)g_main_context_iteration(NULL, TRUE);                                           \
-                }                                                                                             \
-                loop_timer_free(t_);                                                                          \
+#define UNTIL(condition, msec)                                                                              \
+        do {                                                                                                \
+                uint64_t end_ = fs_now_usec() + (msec)*USEC_PER_MSEC;                                       \
+                LoopTimer *t_ = loop_timer_new(loop, on_wake, NULL);                                        \
+                while (!(condition)) {                                                                      \
+                        ck_assert_msg(fs_now_usec() < end_, "%s; the guest is %s (%s)", #condition,         \
+                                      guest_state_to_string(guest_state(guest)),                            \
+                                      guest_state_reason(guest));                                           \
+                        loop_timer_set(t_, fs_now_usec() + 10 * USEC_PER_MSEC, 0);                          \
+                        (void)g_main_context_iteration(NULL, TRUE);                                         \
+                }                                                                                           \
+                loop_timer_free(t_);                                                                        \
         } while (0)
 
 static void ask(const char *method, uint64_t timeout_usec)
@@ -208,7 +211,8 @@ static void set_up(void)
         ck_assert_int_eq(loop_new(&loop), 0);
         hello = json_tokener_parse("{\"agent\":\"test 1\",\"boot_id\":\"b1\",\"instance\":\"i1\","
                                    "\"capabilities\":[\"exec\",7,\"bad name\"],"
-                                   "\"facts\":{\"hostname\":\"a\\u001bb\",\"kernel\":7,\"os_release\":{\"ID\":\"debian\",\"N\":[]}}}");
+                                   "\"facts\":{\"hostname\":\"a\\u001bb\",\"kernel\":7,\"os_release\":{"
+                                   "\"ID\":\"debian\",\"N\":[]}}}");
         config.hello = hello;
         ck_assert_int_eq(session_new(&config, &peer.session), 0);
         peer.fd = -EBADF;
@@ -331,9 +335,12 @@ START_TEST(test_not_ready)
                 GuestState is;
                 const char *text;
         } table[] = {
-                { DOMAIN_OFF, false, GUEST_OFF, "guest 'web01' is not ready: it is off (the domain is not running)" },
-                { DOMAIN_PAUSED, true, GUEST_PAUSED, "guest 'web01' is not ready: it is paused (its vCPUs are stopped)" },
-                { DOMAIN_RUNNING, false, GUEST_NO_CHANNEL, "guest 'web01' is not ready: it is no-channel (it has none)" },
+                { DOMAIN_OFF, false, GUEST_OFF,
+                  "guest 'web01' is not ready: it is off (the domain is not running)" },
+                { DOMAIN_PAUSED, true, GUEST_PAUSED,
+                  "guest 'web01' is not ready: it is paused (its vCPUs are stopped)" },
+                { DOMAIN_RUNNING, false, GUEST_NO_CHANNEL,
+                  "guest 'web01' is not ready: it is no-channel (it has none)" },
         };
 
         set_up();
@@ -385,7 +392,8 @@ START_TEST(test_lost_and_back)
 }
 END_TEST
 
-/* QEMU takes everything and nothing comes back: once more, then new connections, and in the end the truth. */
+/* QEMU takes everything and nothing comes back: once more, then new connections, and in the end the truth.
+ */
 START_TEST(test_deaf)
 {
         set_up();
@@ -478,5 +486,5 @@ START_TEST(test_free_with_requests)
 }
 END_TEST
 
-SUITE("guest", test_ready, test_from_guest, test_timeout_and_cancel, test_not_ready, test_busy, test_lost_and_back, test_deaf,
-      test_reboot, test_pause, test_garbage, test_free_with_requests)
+SUITE("guest", test_ready, test_from_guest, test_timeout_and_cancel, test_not_ready, test_busy,
+      test_lost_and_back, test_deaf, test_reboot, test_pause, test_garbage, test_free_with_requests)
