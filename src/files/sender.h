@@ -53,7 +53,8 @@ typedef struct SenderProgress {
 /* Opens the source. WIRE_OK and *ret, or an error and a malloc'ed sentence in *ret_text. */
 WireError sender_new(const SenderConfig *config, Sender **ret, char **ret_text);
 Sender *sender_free(Sender *s);
-/* Counts a tree, a slice of entries a call. 1: more to do, *ret has all but the counts; 0: done, *ret is complete. */
+/* Counts a tree, a slice of entries a call. 1: more to do, *ret has all but the counts; 0: done, *ret is
+ * complete. */
 int sender_scan(Sender *s, SenderSource *ret);
 
 /* Yields up to n bytes (n >= 4096). > 0; 0: nothing until the peer speaks or, for a stream source, until

@@ -50,7 +50,7 @@ START_TEST(test_file_sizes)
         static const size_t pieces[] = { SIZE_MAX, 32768, 4097, 7 };
 
         for (size_t i = 0; i < ELEMENTSOF(sizes); i++)
-                for (size_t k = 0; k < ELEMENTSOF(pieces); k++) {
+                for (size_t k = 0; k < ELEMENTSOF(pieces) - (sizes[i] > 300000); k++) {
                         Pair p;
 
                         scratch_fill(scratch_path("a"), sizes[i], (unsigned)i);
