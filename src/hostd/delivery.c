@@ -48,7 +48,7 @@ uint64_t delivery_next_id(void)
 
 static void finish(Delivery *d, WireError error, const char *text, const Message *m)
 {
-        g_autofree char *id = g_strdup_printf("%" PRIx64, d->id);
+        g_autofree char *id = g_strdup_printf("%" PRIu64, d->id);
 
         g_hash_table_remove(under_way, d);
         audit_write(&(AuditEntry){

@@ -17,6 +17,7 @@
 #include "base/base.h"
 #include "base/fs.h"
 #include "hostd/audit.h"
+#include "hostd/capture.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
 #include "proto/limits.h"
@@ -28,16 +29,7 @@
 #define TERM_GRACE_USEC (5 * USEC_PER_SEC)     /* from SIGTERM to SIGKILL, and from there to giving up */
 #define TIMEOUT_GRACE_USEC (15 * USEC_PER_SEC) /* the guest keeps the time; this is for one that doesn't */
 
-typedef struct Process Process;
-
-typedef struct Capture { /* of one output of Run */
-        Process *process;
-        int fd;
-        LoopWatch *watch;
-        GByteArray *bytes;
-} Capture;
-
-struct Process {
+typedef struct Process {
         Jobs *jobs;
         Job *job; /* NULL: freed, while streams are still to end */
         bool is_run, tty, detach;
@@ -50,6 +42,7 @@ struct Process {
         void *userdata;
         int ours[3], callers[3]; /* of stdin, stdout, stderr */
         GuestStream *stdio, *err;
+        bool out_ended, err_ended; /* nothing more comes; the stream may live on for stdin */
         uint64_t n_bytes;
 
         bool running, exited, timed_out;
@@ -59,11 +52,11 @@ struct Process {
         LoopTimer *timer;
         enum { IN_TIME, TERMINATED, KILLED } ending;
 
-        Capture capture[2];
+        Capture *captures[2]; /* of Run: stdout, stderr */
         uint8_t *input;
         size_t n_input, n_input_done;
         LoopWatch *input_watch;
-};
+} Process;
 
 static void process_free(Process *p)
 {
@@ -71,12 +64,8 @@ static void process_free(Process *p)
                 fd_close(p->ours[i]);
                 fd_close(p->callers[i]);
         }
-        for (size_t i = 0; i < ELEMENTSOF(p->capture); i++) {
-                loop_watch_free(p->capture[i].watch);
-                fd_close(p->capture[i].fd);
-                if (p->capture[i].bytes)
-                        g_byte_array_unref(p->capture[i].bytes);
-        }
+        for (size_t i = 0; i < ELEMENTSOF(p->captures); i++)
+                capture_free(p->captures[i]);
         loop_watch_free(p->input_watch);
         loop_timer_free(p->timer);
         g_strfreev(p->argv);
@@ -91,7 +80,7 @@ static void set_error(Process *p, WireError error, const char *text)
         if (p->error != WIRE_OK || error == WIRE_OK)
                 return;
         p->error = error;
-        p->text = job_text(text);
+        p->text = job_text(p->job ? job_bare_text(p->job, text) : text);
 }
 
 static json_object *request_new(const char *method, const char *id)
@@ -191,24 +180,33 @@ static void finish(Process *p)
 
         if (p->run_done) {
                 RunDone done = TAKE(p->run_done);
-                RunResult r = {
-                        .exit_status = shell_status(p),
-                        .out = p->capture[0].bytes->data,
-                        .n_out = p->capture[0].bytes->len,
-                        .err = p->capture[1].bytes->data,
-                        .n_err = p->capture[1].bytes->len,
-                };
+                RunResult r = { .exit_status = shell_status(p) };
+
+                r.out = capture_bytes(p->captures[0], &r.n_out);
+                r.err = capture_bytes(p->captures[1], &r.n_err);
                 done(p->userdata, p->error, sentence, p->error == WIRE_OK ? &r : NULL);
-                for (size_t i = 0; i < ELEMENTSOF(p->capture); i++)
-                        g_clear_pointer(&p->capture[i].bytes, g_byte_array_unref);
+                for (size_t k = 0; k < ELEMENTSOF(p->captures); k++)
+                        p->captures[k] = capture_free(p->captures[k]);
         }
+        if (p->stdio) /* its half for stdin, which nobody reads any more */
+                guest_stream_cancel(p->stdio, WIRE_CANCELLED, "The process has ended");
+        if (p->err)
+                guest_stream_cancel(p->err, WIRE_CANCELLED, "The process has ended");
+}
+
+static bool outputs_ended(const Process *p)
+{
+        if ((p->stdio && !p->out_ended) || (p->err && !p->err_ended))
+                return false;
+        for (size_t i = 0; i < ELEMENTSOF(p->captures); i++)
+                if (p->captures[i] && !capture_is_done(p->captures[i]))
+                        return false;
+        return true;
 }
 
 static void check_end(Process *p)
 {
-        if (!p->running || p->stdio || p->err || p->capture[0].watch || p->capture[1].watch)
-                return;
-        if (p->exited || p->error != WIRE_OK)
+        if (p->running && outputs_ended(p) && (p->exited || p->error != WIRE_OK))
                 finish(p);
 }
 
@@ -240,10 +238,7 @@ static void on_timer(void *userdata)
                 loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
         } else {
                 set_error(p, WIRE_INTERRUPTED, "The guest does not tell of its end");
-                cancel_streams(p, p->error, p->text);
-                for (size_t i = 0; i < ELEMENTSOF(p->capture); i++)
-                        p->capture[i].watch = loop_watch_free(p->capture[i].watch);
-                check_end(p);
+                finish(p);
         }
 }
 
@@ -274,7 +269,8 @@ static void stream_closed(Process *p, GuestStream **stream, WireError error, con
                         process_free(p);
                 return;
         }
-        if (error != WIRE_OK && p->error == WIRE_OK && p->running) {
+        /* Cancelled, and not by us: the reader of its output has left, which the process is to notice by itself. */
+        if (error != WIRE_OK && error != WIRE_CANCELLED && p->error == WIRE_OK && p->running) {
                 set_error(p, error, text); /* its output is not whole, however it ends */
                 (void)send_signal(p, SIGKILL);
                 cancel_streams(p, error, text);
@@ -294,7 +290,23 @@ static void on_stderr_closed(void *userdata, WireError error, const char *text, 
         stream_closed(p, &p->err, error, text, n_out);
 }
 
-static GuestStream *open_stream(Process *p, const char *kind, int in_fd, int out_fd,
+static void on_stdio_ended(void *userdata)
+{
+        Process *p = userdata;
+        p->out_ended = true;
+        if (p->job)
+                check_end(p);
+}
+
+static void on_stderr_ended(void *userdata)
+{
+        Process *p = userdata;
+        p->err_ended = true;
+        if (p->job)
+                check_end(p);
+}
+
+static GuestStream *open_stream(Process *p, const char *kind, int in_fd, int out_fd, void (*ended)(void *),
                                 void (*closed)(void *, WireError, const char *, uint64_t, uint64_t))
 {
         json_object *o = json_object_new_object();
@@ -305,6 +317,7 @@ static GuestStream *open_stream(Process *p, const char *kind, int in_fd, int out
                                                         .params = o,
                                                         .in_fd = in_fd,
                                                         .out_fd = out_fd,
+                                                        .ended = ended,
                                                         .closed = closed,
                                                         .userdata = p,
                                                 });
@@ -373,31 +386,13 @@ static int on_attach(void *userdata, int ret_fds[2])
         return 0;
 }
 
-static void capture_end(Capture *c)
+static void on_captured(void *userdata, bool is_too_large)
 {
-        c->watch = loop_watch_free(c->watch);
-        c->fd = fd_close(c->fd);
-}
+        Process *p = userdata;
 
-static void on_capture(void *userdata, uint32_t events)
-{
-        static uint8_t buffer[65536];
-        Capture *c = userdata;
-        Process *p = c->process;
-        ssize_t n = read(c->fd, buffer, sizeof buffer);
-
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
-                return;
-        if (n > 0 && c->bytes->len + (size_t)n <= CAPTURE_MAX) {
-                g_byte_array_append(c->bytes, buffer, (guint)n);
-                return;
-        }
-        capture_end(c);
-        if (n > 0) {
-                g_byte_array_set_size(c->bytes, 0);
+        if (is_too_large)
                 end_process(p, WIRE_TOO_LARGE, "It wrote more than 16 MiB, the most that Run returns of each output; "
                                                "Exec has no such limit");
-        }
         check_end(p);
 }
 
@@ -420,12 +415,9 @@ static bool start_capture(Process *p)
 {
         Loop *l = loop_default();
 
-        for (size_t i = 0; i < ELEMENTSOF(p->capture); i++) {
-                Capture *c = &p->capture[i];
-                c->fd = TAKE_FD(p->callers[i + 1]);
-                c->process = p;
-                if (!g_unix_set_fd_nonblocking(c->fd, TRUE, NULL) ||
-                    !(c->watch = loop_watch_new(l, c->fd, EPOLLIN, on_capture, c)))
+        for (size_t i = 0; i < ELEMENTSOF(p->captures); i++) {
+                p->captures[i] = capture_new(l, TAKE_FD(p->callers[i + 1]), CAPTURE_MAX, on_captured, p);
+                if (!p->captures[i])
                         return false;
         }
         if (p->input && (!g_unix_set_fd_nonblocking(p->callers[0], TRUE, NULL) ||
@@ -443,7 +435,8 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         Job *j = p->job;
         int status = m ? (int)message_int(m->json, "exit_status", 0) : error == WIRE_NOT_FOUND ? 127 : 0;
         void *userdata = p->userdata;
-        g_autofree char *sentence = g_strdup_printf("Cannot run %s in guest %s: %s", p->argv[0], j->guest_name, text);
+        g_autofree char *sentence = g_strdup_printf("Cannot run %s in guest %s: %s", p->argv[0], j->guest_name,
+                                                    job_bare_text(j, text));
         g_autofree char *line = g_strdup_printf("%s\n", sentence);
 
         if (error == WIRE_CANCELLED || (error == WIRE_OK && p->error != WIRE_OK))
@@ -490,9 +483,10 @@ static void on_started(void *userdata, WireError error, const char *text, const 
         j->hidden = false;
 
         if (!p->detach) {
-                p->stdio = open_stream(p, "stdio", TAKE_FD(p->ours[0]), TAKE_FD(p->ours[1]), on_stdio_closed);
+                p->stdio = open_stream(p, "stdio", TAKE_FD(p->ours[0]), TAKE_FD(p->ours[1]), on_stdio_ended,
+                                       on_stdio_closed);
                 if (!p->tty)
-                        p->err = open_stream(p, "stderr", -1, TAKE_FD(p->ours[2]), on_stderr_closed);
+                        p->err = open_stream(p, "stderr", -1, TAKE_FD(p->ours[2]), on_stderr_ended, on_stderr_closed);
                 if (!p->stdio || (!p->tty && !p->err))
                         set_error(p, WIRE_FAILED, "No stream to the guest could be made");
         }
@@ -698,20 +692,15 @@ static WireError begin(Process *p, Guest *g, const Caller *caller, const char *c
 
         p->ours[0] = p->ours[1] = p->ours[2] = -EBADF;
         p->callers[0] = p->callers[1] = p->callers[2] = -EBADF;
-        p->capture[0].fd = p->capture[1].fd = -EBADF;
         p->argv = g_strdupv((char **)argv);
         p->user = g_strdup(o->user);
         p->tty = o->tty;
         p->detach = o->detach;
         p->timeout_usec = o->timeout_usec;
         p->timer = loop_timer_new(loop_default(), on_timer, p);
-        if (p->is_run) {
-                p->capture[0].bytes = g_byte_array_new();
-                p->capture[1].bytes = g_byte_array_new();
-                if (o->input) {
-                        p->input = g_memdup2(o->input, MAX(o->n_input, 1));
-                        p->n_input = o->n_input;
-                }
+        if (p->is_run && o->input) {
+                p->input = g_memdup2(o->input, MAX(o->n_input, 1));
+                p->n_input = o->n_input;
         }
 
         if ((error = exec_check_command(argv, o, ret_text)) == WIRE_OK &&

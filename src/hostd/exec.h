@@ -29,7 +29,7 @@ void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *arg
 
 typedef struct RunResult {
         int exit_status; /* 128 + N if signal N ended it; 126, 127: could not be executed, not found */
-        uint8_t *out, *err;
+        const uint8_t *out, *err;
         size_t n_out, n_err;
 } RunResult;
 /* May be called before exec_run() returns. The result is borrowed. */

@@ -81,6 +81,12 @@ char *job_text(const char *untrusted)
         return text ? text : g_strdup("");
 }
 
+const char *job_bare_text(const Job *j, const char *text)
+{
+        g_autofree char *prefix = g_strdup_printf("guest '%s': ", j->guest_name);
+        return text && str_has_prefix(text, prefix) ? text + strlen(prefix) : text;
+}
+
 JobProcess *job_process_new(const char *const *argv)
 {
         JobProcess *p = g_new0(JobProcess, 1);

@@ -14,6 +14,8 @@
 #include "hostd/guest.h"
 #include "proto/wire-error.h"
 
+typedef struct Job Job;
+
 typedef enum JobKind { JOB_PUSH, JOB_PULL, JOB_EXEC, JOB_SEND } JobKind;
 typedef enum JobState { JOB_QUEUED, JOB_RUNNING, JOB_WAITING, JOB_DONE, JOB_FAILED, JOB_CANCELLED } JobState;
 static inline bool job_state_is_final(JobState s)
@@ -36,7 +38,6 @@ Caller *caller_copy(const Caller *c);
 Caller *caller_free(Caller *c);
 DEFINE_CLEANUP(Caller *, caller_free);
 
-typedef struct Job Job;
 typedef struct JobOps {
         /* The job may run now (its turn came): work, report by job_set_*(), end by job_finish(). */
         void (*start)(void *userdata, Job *j);
@@ -66,6 +67,8 @@ JobProcess *job_process_free(JobProcess *p);
 
 /* Valid UTF-8 as it is, anything else escaped; never NULL. malloc'ed. */
 char *job_text(const char *untrusted);
+/* A sentence of guest.h without its "guest 'NAME': ", for one that names the guest already. Borrowed. */
+const char *job_bare_text(const Job *j, const char *text);
 
 struct Job { /* read by the bus; written by the setters only */
         uint32_t id;

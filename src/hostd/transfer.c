@@ -6,19 +6,20 @@
  * the next one offers what there is already under the same transfer id. The bytes themselves never come by here.
  */
 
-#include "hostd/transfer.h"
+#include "hostd/transfer-private.h"
 
 #include <fcntl.h>
 #include <glib.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "base/fs.h"
 #include "hostd/audit.h"
+#include "hostd/fdstore.h"
 #include "hostd/log.h"
-#include "hostd/loop.h"
-#include "hostd/opener.h"
 #include "proto/entry.h"
 #include "proto/message.h"
 #include "proto/name.h"
@@ -27,34 +28,7 @@
 #define RETRY_USEC (500 * USEC_PER_MSEC)      /* first pause when the guest stayed ready */
 #define FRUITLESS_MAX 10u                     /* attempts in a row that moved nothing */
 
-typedef struct Source { /* as first found: what a resumed attempt must find again */
-        bool known, is_tree, is_stream;
-        uint64_t n_bytes, inode;
-        int64_t mtime_sec;
-        uint32_t mtime_nsec;
-} Source;
-
-typedef struct Transfer {
-        Jobs *jobs;
-        Job *job; /* NULL: the job was freed, the stream's end is still to come */
-        char *host_path, *guest_path, *owner, *overwrite;
-        TransferOptions options;
-        int fd;
-        bool has_fd;
-        Source source;
-        unsigned n_attempts, n_fruitless;
-        uint64_t bytes_before; /* of this attempt */
-
-        Opener *opener;
-        GuestStream *stream;
-        int in_fd, out_fd;        /* the stream's, until it is opened */
-        bool active, worker_done, cancelled;
-        WireError error;          /* what ended this attempt; WIRE_OK so far */
-        char *text, *digest;
-        LoopTimer *timer;         /* the other end's grace, or the pause before the next attempt */
-} Transfer;
-
-static void transfer_free(Transfer *t)
+void transfer_drop(Transfer *t)
 {
         opener_free(t->opener);
         t->timer = loop_timer_free(t->timer);
@@ -99,12 +73,12 @@ static void set_error(Transfer *t, WireError error, const char *text)
                 return;
         t->error = error;
         g_free(t->text);
-        t->text = job_text(text);
+        t->text = job_text(job_bare_text(t->job, text));
 }
 
 static bool may_resume(const Transfer *t)
 {
-        return t->options.resume && !t->has_fd && !t->source.is_stream && t->job->guest && !t->cancelled;
+        return t->options.resume && (!t->has_fd || t->fd_is_file) && !t->source.is_stream && t->job->guest && !t->cancelled;
 }
 
 static void finish(Transfer *t, WireError error, const char *text)
@@ -118,6 +92,14 @@ static void finish(Transfer *t, WireError error, const char *text)
         else if (error != WIRE_OK)
                 sentence = g_strdup_printf("Cannot pull %s:%s to %s: %s", j->guest_name, j->source, host, text);
         t->fd = fd_close(t->fd);
+        if (t->has_fd && job_kept(j)) {
+                char name[32];
+
+                transfer_fd_name(j, name);
+                fdstore_remove(name);
+        }
+        if (error != WIRE_OK)
+                transfer_sweep(t);
         audit_write(&(AuditEntry){
                 .verb = job_kind_to_string(j->kind),
                 .caller = j->caller,
@@ -134,6 +116,8 @@ static void finish(Transfer *t, WireError error, const char *text)
                 .text = sentence,
         });
         job_finish(t->jobs, j, error, sentence, error == WIRE_OK ? t->digest : NULL);
+        if (error != WIRE_OK && j->kind == JOB_PUSH && t->n_attempts > 0 && j->guest && guest_state(j->guest) == GUEST_READY)
+                jobs_tell_live_transfers(t->jobs, j->guest);
 }
 
 static void wait_for_guest(Transfer *t)
@@ -202,7 +186,7 @@ static void on_stream_closed(void *userdata, WireError error, const char *text, 
 
         t->stream = NULL;
         if (!t->job) {
-                transfer_free(t);
+                transfer_drop(t);
                 return;
         }
         /* A worker that is done has seen the other side's DONE: what the channel did afterwards takes nothing from that. */
@@ -234,8 +218,10 @@ static void learn_source(Transfer *t, json_object *o)
                 .mtime_nsec = (uint32_t)message_int(o, "mtime_nsec", 0),
         };
 
-        if (!t->source.known)
+        if (!t->source.known) {
                 t->source = s;
+                transfer_keep(t);
+        }
         job_set_progress(t->jobs, t->job, t->job->bytes_done, t->job->files_done, s.n_bytes, get_size(o, "files"));
 }
 
@@ -262,7 +248,7 @@ static void put_receiver_options(const Transfer *t, json_object *o)
         if (t->options.mode != UINT32_MAX)
                 put_int(o, "mode", t->options.mode);
         put_str(o, "owner", t->owner);
-        put_bool(o, "resume", t->options.resume && !t->has_fd);
+        put_bool(o, "resume", t->options.resume && (!t->has_fd || t->job->kind == JOB_PUSH));
 }
 
 static void on_stream_opened(void *userdata, json_object *reply)
@@ -436,8 +422,15 @@ static void on_start(void *userdata, Job *j)
         g_clear_pointer(&t->text, g_free);
         t->worker_done = false;
         t->bytes_before = j->bytes_done;
+        if (t->has_fd && t->fd < 0) {
+                finish(t, WIRE_INTERRUPTED, "hostd was restarted, and nobody has kept the caller's file descriptor");
+                return;
+        }
+        if (t->fd_is_file && t->n_attempts > 0)
+                (void)lseek(t->fd, t->fd_offset, SEEK_SET);
         r = opener_new(t->fd, &opener_ops, t, &t->opener, &t->in_fd, &t->out_fd);
-        t->fd = fd_close(t->fd);
+        if (!t->fd_is_file)
+                t->fd = fd_close(t->fd);
         if (r < 0) {
                 g_autofree char *text = g_strdup_printf("The helper process cannot be started: %s", g_strerror(-r));
                 finish(t, WIRE_FAILED, text);
@@ -454,7 +447,7 @@ static void on_start(void *userdata, Job *j)
         put_bool(o, "preserve", t->options.preserve);
         if (j->kind == JOB_PUSH) {
                 put_bool(o, "negotiate", negotiates(t));
-                put_bool(o, "resume", t->options.resume && !t->has_fd);
+                put_bool(o, "resume", t->options.resume);
                 put_expect(t, o);
         } else
                 put_receiver_options(t, o);
@@ -507,44 +500,21 @@ static void on_free(void *userdata)
                 t->timer = loop_timer_free(t->timer);
                 guest_stream_cancel(t->stream, WIRE_INTERRUPTED, "hostd ends");
         } else
-                transfer_free(t);
+                transfer_drop(t);
 }
 
-static const JobOps ops = {
+const JobOps transfer_ops = {
         .start = on_start,
         .cancel = on_cancel,
         .free = on_free,
         .guest_state = on_guest_state,
 };
 
-WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path, int fd,
-                         const char *guest_path, const TransferOptions *options, Job **ret, char **ret_text)
+Transfer *transfer_make(Jobs *js, const char *host_path, int fd, const char *guest_path, const TransferOptions *options)
 {
-        _cleanup_close_ int taken = fd;
-        const char *host = host_path ? host_path : "", *wrong = NULL;
-        WireError error;
-        Transfer *t;
+        Transfer *t = g_new0(Transfer, 1);
+        struct stat st;
 
-        if (host_path && !name_is_absolute_path(host_path))
-                wrong = host_path;
-        else if (!name_is_absolute_path(guest_path))
-                wrong = guest_path;
-        if (wrong) {
-                *ret_text = g_strdup_printf("The path \"%s\" %s %s must be absolute, at most %u bytes, and without "
-                                            "empty, \".\" or \"..\" components",
-                                            wrong, wrong == host_path ? "on the host for guest" : "in guest",
-                                            guest_name(g), PATH_BYTES_MAX);
-                return WIRE_INVALID_PATH;
-        }
-        if ((error = jobs_check_guest(g, ret_text)) != WIRE_OK)
-                return error;
-        if (!guest_domain(g)->data_socket) {
-                *ret_text = g_strdup_printf("Guest %s has no data channel, which files need; \"vmferry enable %s\" adds it",
-                                            guest_name(g), guest_name(g));
-                return WIRE_NO_CHANNEL;
-        }
-
-        t = g_new0(Transfer, 1);
         *t = (Transfer){
                 .jobs = js,
                 .host_path = g_strdup(host_path),
@@ -555,21 +525,65 @@ WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller,
                 .has_fd = fd >= 0,
                 .in_fd = -EBADF,
                 .out_fd = -EBADF,
-                .fd = TAKE_FD(taken),
+                .fd = fd,
                 .timer = loop_timer_new(loop_default(), on_timer, t),
         };
         t->options.owner = NULL; /* the copies count */
         t->options.overwrite = NULL;
+        if (fd >= 0 && fstat(fd, &st) >= 0 && S_ISREG(st.st_mode) && !(fcntl(fd, F_GETFL) & O_APPEND)) {
+                t->fd_offset = lseek(fd, 0, SEEK_CUR);
+                t->fd_is_file = t->fd_offset >= 0;
+        }
         if (!t->timer) {
-                transfer_free(t);
+                transfer_drop(t);
+                return NULL;
+        }
+        return t;
+}
+
+WireError transfer_check(const Guest *g, const char *host_path, const char *guest_path, char **ret_text)
+{
+        const char *wrong = NULL;
+
+        if (host_path && !name_is_absolute_path(host_path))
+                wrong = host_path;
+        else if (!name_is_absolute_path(guest_path))
+                wrong = guest_path;
+        if (!wrong)
+                return WIRE_OK;
+        *ret_text = g_strdup_printf("The path \"%s\" %s %s must be absolute, at most %u bytes, and without "
+                                    "empty, \".\" or \"..\" components",
+                                    wrong, wrong == host_path ? "on the host for guest" : "in guest", guest_name(g),
+                                    PATH_BYTES_MAX);
+        return WIRE_INVALID_PATH;
+}
+
+WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path, int fd,
+                         const char *guest_path, const TransferOptions *options, Job **ret, char **ret_text)
+{
+        _cleanup_close_ int taken = fd;
+        const char *host = host_path ? host_path : "";
+        WireError error = transfer_check(g, host_path, guest_path, ret_text);
+        Transfer *t;
+
+        if (error != WIRE_OK || (error = jobs_check_guest(g, ret_text)) != WIRE_OK)
+                return error;
+        if (!guest_domain(g)->data_socket) {
+                *ret_text = g_strdup_printf("Guest %s has no data channel, which files need; \"vmferry enable %s\" adds it",
+                                            guest_name(g), guest_name(g));
+                return WIRE_NO_CHANNEL;
+        }
+        t = transfer_make(js, host_path, TAKE_FD(taken), guest_path, options);
+        if (!t) {
                 *ret_text = g_strdup("No memory");
                 return WIRE_FAILED;
         }
         error = jobs_add(js, kind, g, caller, kind == JOB_PUSH ? host : guest_path, kind == JOB_PUSH ? guest_path : host,
-                         &ops, t, &t->job, ret_text);
+                         &transfer_ops, t, &t->job, ret_text);
         if (error != WIRE_OK)
                 return error;
         t->job->detached = options->detach;
+        transfer_keep(t);
         *ret = t->job;
         return WIRE_OK;
 }
