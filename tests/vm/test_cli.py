@@ -26,8 +26,8 @@ def test_list(lab, vm):
     text = lab.vmferry("list", check=True).stdout
     line, = [line for line in text.splitlines() if line.split()[:1] == ["lab"]]
     assert "ready" in line
-    guest, = [g for g in documents(lab.vmferry("--json", "list", check=True).stdout) if g.get("name") == "lab"]
-    assert guest["state"] == "ready"
+    guest, = [g for g in documents(lab.vmferry("--json", "list", check=True).stdout) if g["Name"] == "lab"]
+    assert guest["State"] == "ready" and guest["Uuid"] == vm.uuid
 
 
 def test_status(lab, vm):

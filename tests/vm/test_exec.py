@@ -164,9 +164,17 @@ def test_command_stdin(lab, vm):
 
 def test_command_timeout_leaves_nothing(lab, client, vm):
     started = time.monotonic()
-    r = lab.vmferry("exec", "--timeout", "1", "lab", "--", "sh", "-c", 'setsid sh -c "sleep 2741 & sleep 2742"')
-    assert r.returncode == 125 and time.monotonic() - started < 15
+    # Which of them setsid forks, and so whether the command itself is there at the end, is the guest's business.
+    lab.vmferry("exec", "--timeout", "1", "lab", "--", "sh", "-c", 'setsid sh -c "sleep 2741 & sleep 2742"')
+    assert time.monotonic() - started < 15
     eventually(lambda: n_processes(client, "sleep 274") == 0, 15, "nothing left")
+
+
+def test_command_timeout(lab, vm):
+    started = time.monotonic()
+    r = lab.vmferry("exec", "--timeout", "1", "lab", "--", "sh", "-c", "sleep 2751; echo over")
+    assert r.returncode == 125 and r.stdout == "" and time.monotonic() - started < 15
+    assert r.stderr.count("\n") == 1
 
 
 def test_lines_in_order(lab, vm, rounds):

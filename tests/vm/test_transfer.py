@@ -27,7 +27,7 @@ def vm(lab):
     os.chmod(disk, 0o666)
     domain = lab.domain("lab", Image(lab.place, "disk-guest", modules=EXT4), disks=[disk], memory=768)
     lab.client.wait_ready("lab", 90)
-    assert lab.client.run("lab", "mountpoint", "-q", "/mnt/vda")[0] == 0
+    assert lab.client.run("lab", "grep", "-q", "/mnt/vda", "/proc/mounts")[0] == 0
     return domain
 
 
@@ -189,7 +189,8 @@ def interrupt(lab, vm, what):
 
 
 @pytest.mark.parametrize("direction", ["push", "pull"])
-def test_resume(lab, client, vm, rounds, direction):
+@pytest.mark.parametrize("who", [("guestd", "reset"), ("hostd",)], ids=["guest", "hostd"])
+def test_resume(lab, client, vm, rounds, who, direction):
     """Killed at random points, it goes on under the same id and ends with the right bytes."""
     size = (256 if rounds < 20 else 1024) << 20
     chance = random.Random(7)
@@ -207,7 +208,7 @@ def test_resume(lab, client, vm, rounds, direction):
         assert p["Id"] == number
         if p["State"] in ("done", "failed"):
             break
-        interrupt(lab, vm, ("guestd", "hostd", "reset")[i % 3])
+        interrupt(lab, vm, who[i % len(who)])
     assert client.wait_job(path, 600)["State"] == "done", client.job_properties(path)["ErrorMessage"]
     if direction == "pull":
         assert digest(lab.scratch("resume.back")) == digest(source)
