@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Escaping of foreign text. What could move a cursor, reorder a line or break a D-Bus string is written out
- * as \xNN: C0, DEL and C1 controls, the bidirectional overrides, line separators, and bytes that are no
- * UTF-8.
+ * as \xNN: C0, DEL and C1 controls, the bidirectional overrides, line separators, Unicode's noncharacters
+ * (sd-bus refuses a message with one), and bytes that are no UTF-8.
  */
 
 #include "base/escape.h"
@@ -50,6 +50,10 @@ static bool is_unfit(const uint8_t *b, size_t len)
         if (len == 3 && b[0] == 0xe2)
                 return (b[1] == 0x80 && b[2] >= 0xa8 && b[2] <= 0xae) ||
                        (b[1] == 0x81 && b[2] >= 0xa6 && b[2] <= 0xa9);
+        if (len == 3 && b[0] == 0xef) /* U+FDD0 to U+FDEF, U+FFFE, U+FFFF */
+                return (b[1] == 0xb7 && b[2] >= 0x90 && b[2] <= 0xaf) || (b[1] == 0xbf && b[2] >= 0xbe);
+        if (len == 4) /* the last two of each plane */
+                return (b[1] & 0x0f) == 0x0f && b[2] == 0xbf && b[3] >= 0xbe;
         return false;
 }
 
