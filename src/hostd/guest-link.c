@@ -6,6 +6,7 @@
  * guest are read in a turn of the loop. How long anything may take is in guest-patience.c.
  */
 
+#include <stdio.h>
 #include <sys/random.h>
 
 #include "base/fs.h"
@@ -25,14 +26,22 @@ static void random_bytes(void *userdata, void *buf, size_t n)
                 ;
 }
 
+/* The instance tells a guest that this daemon was restarted: what ran for the one before has no reader. */
 static json_object *host_hello(void)
 {
         static json_object *hello;
 
         if (!hello) {
+                char instance[2 * 16 + 1];
+                uint8_t random[16];
+
+                random_bytes(NULL, random, sizeof(random));
+                for (size_t i = 0; i < sizeof(random); i++)
+                        (void)snprintf(instance + 2 * i, 3, "%02x", random[i]);
                 hello = json_object_new_object();
                 json_object_object_add(hello, "agent",
                                        json_object_new_string("vmferry-hostd " VMFERRY_VERSION));
+                json_object_object_add(hello, "instance", json_object_new_string(instance));
                 json_object_object_add(hello, "capabilities", json_object_new_array());
         }
         return hello;
