@@ -128,9 +128,12 @@ static int messages_route(Messages *m, const Pending *p, const Message *msg, uin
                 *ret_waits = r == 0;
                 if (r != -ENOENT)
                         return r;
-        } else if (m->localsock)
-                is_taken =
-                        localsock_deliver(m->localsock, p->topic, p->id, msg->payload, msg->n_payload) > 0;
+        } else if (m->localsock) {
+                int r = localsock_deliver(m->localsock, p->topic, p->id, msg->payload, msg->n_payload);
+                if (r == -ENOBUFS)
+                        return r;
+                is_taken = r > 0;
+        }
 
         int r = handlers_start(m->handlers, p->serial, p->is_call ? HANDLER_CALL : HANDLER_SEND, p->topic,
                                p->id, msg->payload, msg->n_payload, timeout_usec);

@@ -138,22 +138,26 @@ static json_object *process_describe(const Process *p)
         return o;
 }
 
-/* In pieces that fit a message: "next" is the "from" to go on with. */
+/* In pieces that fit a message: "next" is the "from" to go on with. Numbers, not places: what is dropped in between
+ * moves nothing. */
 static void call_list(Processes *ps, uint64_t token, json_object *params)
 {
         json_object *reply = json_object_new_object(), *list = json_object_new_array();
         int64_t from = message_int(params, "from", 0);
-        size_t bytes = 0, i = from > 0 ? (size_t)from : 0;
+        const char *id = message_str(params, "id", NULL);
+        size_t bytes = 0, i = 0;
         for (; list && i < ps->n && bytes < LIST_BYTES_MAX; i++) {
-                if (ps->items[i]->state == PROCESS_STARTING)
+                const Process *p = ps->items[i];
+                if (p->state == PROCESS_STARTING || p->serial < (uint64_t)MAX(from, (int64_t)0) ||
+                    (id && !str_eq(id, p->id)))
                         continue;
-                json_object *o = process_describe(ps->items[i]);
+                json_object *o = process_describe(p);
                 const char *text = o ? json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN) : NULL;
                 bytes += text ? strlen(text) : 0;
                 (void)json_object_array_add(list, o);
         }
         if (reply && i < ps->n)
-                put(reply, "next", json_object_new_int64((int64_t)i));
+                put(reply, "next", json_object_new_int64((int64_t)ps->items[i]->serial));
         if (reply)
                 put(reply, "processes", list);
         else

@@ -19,6 +19,7 @@ typedef enum ProcessState { PROCESS_STARTING, PROCESS_RUNNING, PROCESS_EXITED } 
 
 typedef struct Process {
         Processes *owner;
+        uint64_t serial;   /* ascending in the list */
         char *id, *command, *user;
         json_object *argv; /* cut at COMMAND_BYTES_MAX */
         char *dir;         /* detached: its job's directory */
@@ -42,6 +43,7 @@ struct Processes {
         LoopTimer *timer;
         Process **items; /* oldest first */
         size_t n, n_allocated;
+        uint64_t n_serials;
 };
 
 Process *process_new(Processes *owner, const char *id);

@@ -76,6 +76,7 @@ int processes_add(Processes *ps, Process *p)
                 ps->items = items;
                 ps->n_allocated = n;
         }
+        p->serial = ++ps->n_serials;
         ps->items[ps->n++] = p;
         return 0;
 }
@@ -189,7 +190,7 @@ void process_fail(Process *p, SupervisorStage stage, int error)
                 (void)snprintf(why, sizeof(why), "the guest could not start the process: %s", strerror(error));
                 break;
         case SUPERVISOR_USER:
-                e = error == ENOENT ? WIRE_NOT_FOUND : e;
+                e = error == ENOENT ? WIRE_INVALID_ARGS : e;
                 (void)snprintf(why, sizeof(why), "user \"%s\": %s", p->user ?: "",
                                error == ENOENT ? "no such user in the guest" : strerror(error));
                 break;
@@ -203,6 +204,7 @@ void process_fail(Process *p, SupervisorStage stage, int error)
                 (void)snprintf(why, sizeof(why), "guestd cannot become user \"%s\": %s", p->user ?: "", strerror(error));
                 break;
         case SUPERVISOR_CWD:
+                e = WIRE_INVALID_PATH;
                 (void)snprintf(why, sizeof(why), "the working directory: %s", strerror(error));
                 break;
         case SUPERVISOR_EXEC: {
