@@ -157,7 +157,7 @@ Receiver *receiver_free(Receiver *r)
 
         if (!r)
                 return NULL;
-        discard = !r->keep_partial || r->is_over;
+        discard = !r->keep_partial;
         drop_all(r, discard);
         if (r->base) {
                 if (discard)
@@ -322,8 +322,7 @@ void receiver_end(Receiver *r)
         if (r->publish) {
                 int e = publish_finish(r->publish);
 
-                remove_marker(r);
-                if (r->resume)
+                if (r->resume && !r->is_marked)
                         temporaries_remove(r->base->fd, r->id);
                 if (e >= 0 && r->base->is_touched && fsync(r->base->fd) < 0 && errno != EINVAL &&
                     errno != EROFS)

@@ -53,9 +53,11 @@ typedef struct ReceiverProgress {
 /* Preflight: opens the destination's parent, judges space, type, permission. WIRE_OK and *ret, or an error
  * and a malloc'ed sentence. */
 WireError receiver_new(const ReceiverConfig *config, Receiver **ret, char **ret_text);
-/* From now on nothing is kept for a resume: the transfer was cancelled. */
+/* From now on nothing is kept for a resume: the transfer was cancelled, or the other side knows that it is
+ * done. Without this word a tree with keep_partial leaves a mark beside it even when done, for DONE may be
+ * lost on its way. */
 void receiver_give_up(Receiver *r);
-/* Removes its temporaries, unless keep_partial or done. */
+/* Removes its temporaries, unless keep_partial. */
 Receiver *receiver_free(Receiver *r);
 
 /* Takes bytes of the sender. >= 0: how many were used (fewer: offer the rest again after receiver_fill(), or

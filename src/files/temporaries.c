@@ -12,6 +12,8 @@
 #include <stdio.h>
 
 #include "base/base.h"
+#include "base/fs.h"
+#include "files/walk.h"
 
 #define PREFIX ".vmferry-"
 #define SUFFIX ".part"
@@ -60,4 +62,41 @@ void temporaries_remove(int dir_fd, const char *transfer_id)
                         (void)unlinkat(dir_fd, de->d_name, 0);
         }
         (void)closedir(d);
+}
+
+static void sweep_tree(int fd, const char *transfer_id)
+{
+        WalkItem item;
+        WalkStep step;
+        Walk *w;
+
+        if (walk_new(fd, &w) < 0) {
+                (void)fd_close(fd);
+                return;
+        }
+        while ((step = walk_next(w, &item)) != WALK_END)
+                if (step == WALK_OBJECT) {
+                        char id[TEMPORARY_ID_SIZE];
+
+                        if (temporaries_is(item.name, id) && str_eq(id, transfer_id))
+                                (void)unlinkat(item.dir_fd, item.name, 0);
+                }
+        (void)walk_free(w);
+}
+
+void temporaries_sweep(const char *path, bool is_tree, const char *transfer_id)
+{
+        _cleanup_free_ char *name = NULL;
+        _cleanup_close_ int parent = fs_open_parent(path, &name);
+        int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        if (parent >= 0)
+                temporaries_remove(parent, transfer_id);
+        if (fd < 0)
+                return;
+        temporaries_remove(fd, transfer_id);
+        if (is_tree)
+                sweep_tree(fd, transfer_id);
+        else
+                (void)fd_close(fd);
 }

@@ -15,6 +15,7 @@
 #include "base/fs.h"
 #include "files/receiver.h"
 #include "files/sender.h"
+#include "guestd/leftovers.h"
 #include "proto/digest.h"
 #include "proto/entry.h"
 #include "proto/message.h"
@@ -120,14 +121,16 @@ static void push_closed(void *userdata, WireError error, const char *text, bool 
         const ReceiverProgress *p = receiver_progress(t->receiver);
         char digest[DIGEST_TEXT_SIZE], extra[160];
 
-        /* What was only interrupted will be taken up again. */
-        if (error != WIRE_OK && error != WIRE_INTERRUPTED)
+        /* What was only interrupted will be taken up again, even behind a DONE, which the host may not have seen. */
+        if (error != WIRE_INTERRUPTED)
                 receiver_give_up(t->receiver);
         digest_format(p->digest, digest);
         (void)snprintf(extra, sizeof(extra), " bytes=%llu files=%llu failed=%llu digest=%s",
                        (unsigned long long)p->n_bytes, (unsigned long long)p->n_files,
                        (unsigned long long)p->n_failed, p->done && p->digest ? digest : "-");
         transfer_audit(t, "push", transfer_result(error, p->error), extra);
+        if (error != WIRE_INTERRUPTED)
+                leftovers_drop(t->id);
         (void)transfer_free(t);
 }
 
@@ -312,6 +315,7 @@ WireError carry_push_new(const Policy *policy, json_object *untrusted_params, Ca
         error = receiver_new(&config, &t->receiver, &text);
         if (error != WIRE_OK)
                 return push_refuse(t, error, text, ret_text);
+        leftovers_note(t->id, t->path, config.is_tree);
         *ret_reply = NULL;
         *ret_ops = &push_ops;
         *ret_stream = TAKE(t);

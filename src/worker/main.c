@@ -14,7 +14,9 @@
 #include <sys/stat.h>
 
 #include "base/base.h"
+#include "files/temporaries.h"
 #include "proto/message.h"
+#include "proto/name.h"
 #include "worker/identity.h"
 #include "worker/link.h"
 #include "worker/pull.h"
@@ -38,6 +40,16 @@ static bool is_link(void)
         socklen_t n = sizeof type;
 
         return getsockopt(LINK_FD, SOL_SOCKET, SO_TYPE, &type, &n) >= 0 && type == SOCK_SEQPACKET;
+}
+
+/* Of a pull that nobody will go on with. */
+static void sweep(json_object *order)
+{
+        const char *path = message_str(order, "path", ""), *id = message_str(order, "transfer", "");
+
+        if (name_is_absolute_path(path) && name_is_id(id))
+                temporaries_sweep(path, message_bool(order, "tree", false), id);
+        link_send_done(&(LinkResult){});
 }
 
 int main(int argc, char *argv[])
@@ -82,6 +94,8 @@ int main(int argc, char *argv[])
                 push_run(order, fd);
         else if (str_eq(what, "pull"))
                 pull_run(order, fd);
+        else if (str_eq(what, "sweep"))
+                sweep(order);
         else
                 link_send_done(
                         &(LinkResult){ .error = WIRE_UNSUPPORTED,

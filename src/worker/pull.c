@@ -156,7 +156,7 @@ void pull_run(json_object *order, int fd)
         }
         link_send(link_packet_new("opened"));
         r = pump_run(&ops, &p);
-        if (r == -ECANCELED)
+        if (r == 0 || r == -ECANCELED) /* hostd will know how it ended */
                 receiver_give_up(p.receiver);
         report(&p, r);
         (void)receiver_free(p.receiver);

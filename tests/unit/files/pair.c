@@ -128,6 +128,8 @@ void pair_run(Pair *p, const SenderConfig *sc, const ReceiverConfig *rc)
 void pair_done(Pair *p)
 {
         p->sender = sender_free(p->sender);
+        if (p->receiver && p->received.done)
+                receiver_give_up(p->receiver);
         p->receiver = receiver_free(p->receiver);
         free(p->text);
         p->text = NULL;

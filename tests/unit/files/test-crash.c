@@ -24,7 +24,8 @@ static void setup(void)
         (void)scratch_new();
 }
 
-static void transfer(const char *from, const char *to, bool again)
+/* dies: as if DONE had never come to the other side, nobody tells the receiver that it was heard. */
+static void transfer(const char *from, const char *to, bool again, bool dies)
 {
         SenderConfig sc = PAIR_SENDER;
         ReceiverConfig rc = PAIR_RECEIVER;
@@ -39,6 +40,8 @@ static void transfer(const char *from, const char *to, bool again)
                 (void)fprintf(stderr, "%s %s %s\n", p.text ? p.text : "", p.why ? p.why : "", p.sent_text);
                 _exit(1);
         }
+        if (dies)
+                _exit(0);
         pair_done(&p);
 }
 
@@ -49,8 +52,8 @@ static void killed_transfer(const char *from, const char *to, bool again, unsign
 
         ck_assert_int_ge(pid, 0);
         if (pid == 0) {
-                transfer(from, to, again);
-                _exit(0);
+                transfer(from, to, again, true);
+                _exit(1);
         }
         (void)usleep((unsigned)rand_r(&seed) % usec);
         (void)kill(pid, SIGKILL);
@@ -68,7 +71,7 @@ START_TEST(test_file)
                 ck_assert_int_eq(shell("cp -p '%s' '%s'", old, dst), 0);
                 killed_transfer(new, dst, false, 12000);
                 ck_assert_int_eq(shell("cmp -s '%s' '%s' || cmp -s '%s' '%s'", old, dst, new, dst), 0);
-                transfer(new, dst, true);
+                transfer(new, dst, true, false);
                 ck_assert_int_eq(shell("cmp '%s' '%s'", new, dst), 0);
                 ck_assert_int_eq(n_temporaries(scratch_path(".")), 0);
         }
@@ -77,7 +80,7 @@ END_TEST
 
 START_TEST(test_tree)
 {
-        const char *src = scratch_path("src"), *dst = scratch_path("dst");
+        _cleanup_free_ char *src = strdup(scratch_path("src")), *dst = strdup(scratch_path("dst"));
 
         ck_assert_int_eq(
                 shell("mkdir '%s'; cd '%s'; for d in a b c d; do mkdir $d; for f in $(seq 300); do "
@@ -95,7 +98,7 @@ START_TEST(test_tree)
                                       dst, src),
                                 0);
                 }
-                transfer(src, dst, true);
+                transfer(src, dst, true, false);
                 ck_assert_int_eq(trees_differ(src, dst), 0);
                 ck_assert_int_eq(n_temporaries(scratch_path(".")), 0);
         }
