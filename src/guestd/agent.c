@@ -12,6 +12,7 @@
 #include "guestd/config.h"
 #include "guestd/facts.h"
 #include "guestd/host.h"
+#include "guestd/leftovers.h"
 #include "guestd/localsock.h"
 #include "guestd/log.h"
 #include "guestd/messages.h"
@@ -145,7 +146,11 @@ static void on_host_reply(void *userdata, uint32_t request, WireError error, con
 
 static void on_host_notify(void *userdata, const char *method, const Message *m)
 {
-        /* None concerns this process; a newer host may know more. */
+        Agent *a = userdata;
+
+        if (str_eq(method, "transfer.live"))
+                leftovers_sweep(a->loop, message_obj(m->json, "ids"));
+        /* A newer host may know more. */
 }
 
 /* Messages and processes answer the host. */

@@ -6,42 +6,16 @@
  * progress to tell has its own. Callbacks of jobs may add, finish and drop jobs, so walks go over ids.
  */
 
-#include "hostd/jobs.h"
+#include "hostd/jobs-private.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "base/fs.h"
-#include "hostd/loop.h"
 #include "hostd/quota.h"
 
 #define PROGRESS_USEC (100 * USEC_PER_MSEC) /* the contract's ten a second */
 #define RATE_WINDOW_USEC (2 * USEC_PER_SEC)
-
-typedef struct Entry {
-        Job job; /* first: a Job * is an Entry * */
-        Jobs *jobs;
-        bool announced, counted;
-        bool wants_turn;   /* start() is to be called */
-        bool has_place;    /* counts as a running transfer, or as a process */
-        bool dirty;        /* progress not told yet */
-        uint64_t told_at;
-        uint64_t sample_at, sample_bytes;
-        LoopTimer *progress;
-        uint64_t removed_at;
-} Entry;
-
-struct Jobs {
-        Host *host;
-        Quota *quota;
-        GHashTable *all;  /* id → Entry*, owned */
-        GQueue *finished; /* Entry*, oldest first */
-        LoopTimer *turn, *retention;
-        const JobsOps *ops;
-        void *userdata;
-        uint32_t last_id, n_active;
-        bool freeing;
-};
 
 static Entry *entry(const Job *j)
 {
@@ -97,11 +71,12 @@ static void count_release(Entry *e)
         if (!e->counted)
                 return;
         e->counted = false;
-        if (e->job.caller->uid != 0) {
+        if (e->limited && e->job.caller->uid != 0) {
                 uid_key(e->job.caller->uid, key);
                 quota_release(e->jobs->quota, QUOTA_JOBS, key);
         }
         e->jobs->n_active--;
+        e->jobs->n_kept -= !e->limited;
         if (e->announced && e->jobs->ops && e->jobs->ops->count_changed)
                 e->jobs->ops->count_changed(e->jobs->userdata);
 }
@@ -115,6 +90,7 @@ static void entry_free(void *p)
         if (e->job.ops->free)
                 e->job.ops->free(e->job.userdata);
         e->progress = loop_timer_free(e->progress);
+        (void)store_item_free(e->kept);
         job_process_free(e->job.process);
         caller_free(e->job.caller);
         g_free(e->job.guest_uuid);
@@ -172,7 +148,7 @@ static GArray *sorted_ids(Jobs *js)
         return a;
 }
 
-static Entry *find(Jobs *js, uint32_t id)
+Entry *entry_find(Jobs *js, uint32_t id)
 {
         return g_hash_table_lookup(js->all, GUINT_TO_POINTER(id));
 }
@@ -197,7 +173,7 @@ static Entry *next_turn(Jobs *js, const GArray *a)
         Entry *best = NULL;
 
         for (guint i = 0; i < a->len; i++) {
-                Entry *e = find(js, g_array_index(a, uint32_t, i));
+                Entry *e = entry_find(js, g_array_index(a, uint32_t, i));
                 uint32_t n;
 
                 if (!e || !e->wants_turn || e->job.hidden || !e->announced)
@@ -222,10 +198,20 @@ static void on_turn(void *userdata)
         Entry *e;
 
         for (guint i = 0; i < a->len; i++)
-                if ((e = find(js, g_array_index(a, uint32_t, i))))
+                if ((e = entry_find(js, g_array_index(a, uint32_t, i))))
                         announce(e);
         while ((e = next_turn(js, a)) && place_take(e))
                 start(e);
+}
+
+/* In the order in which they are to go. */
+static void finished_insert(Jobs *js, Entry *e)
+{
+        GList *after = js->finished->tail;
+
+        while (after && ((Entry *)after->data)->removed_at > e->removed_at)
+                after = after->prev;
+        g_queue_insert_after(js->finished, after, e);
 }
 
 static void arm_retention(Jobs *js)
@@ -261,7 +247,7 @@ static void on_retention(void *userdata)
 }
 
 /* Leftovers of transfers that nobody will go on with can be removed in the guest. */
-static void tell_live_transfers(Jobs *js, Guest *g)
+void jobs_tell_live_transfers(Jobs *js, Guest *g)
 {
         json_object *o = json_object_new_object(), *live = json_object_new_array();
         GHashTableIter i;
@@ -285,12 +271,12 @@ static void on_guest_state(void *userdata, Guest *g, GuestState old)
         if (old == guest_state(g))
                 return;
         if (guest_state(g) == GUEST_READY)
-                tell_live_transfers(js, g);
+                jobs_tell_live_transfers(js, g);
         if (js->n_active == 0)
                 return;
         g_autoptr(GArray) a = sorted_ids(js);
         for (guint i = 0; i < a->len; i++) {
-                Entry *e = find(js, g_array_index(a, uint32_t, i));
+                Entry *e = entry_find(js, g_array_index(a, uint32_t, i));
                 if (e && e->job.guest == g && !job_state_is_final(e->job.state) && e->job.ops->guest_state)
                         e->job.ops->guest_state(e->job.userdata, &e->job);
         }
@@ -304,7 +290,7 @@ static void on_guest_notify(void *userdata, Guest *g, const Message *m)
                 return;
         g_autoptr(GArray) a = sorted_ids(js);
         for (guint i = 0; i < a->len; i++) {
-                Entry *e = find(js, g_array_index(a, uint32_t, i));
+                Entry *e = entry_find(js, g_array_index(a, uint32_t, i));
                 if (e && e->job.guest == g && !job_state_is_final(e->job.state) && e->job.ops->notify)
                         e->job.ops->notify(e->job.userdata, &e->job, m);
         }
@@ -316,7 +302,7 @@ static void on_guest_removed(void *userdata, Guest *g)
         g_autoptr(GArray) a = sorted_ids(js);
 
         for (guint i = 0; i < a->len; i++) {
-                Entry *e = find(js, g_array_index(a, uint32_t, i));
+                Entry *e = entry_find(js, g_array_index(a, uint32_t, i));
                 if (!e || e->job.guest != g)
                         continue;
                 e->job.guest = NULL;
@@ -335,7 +321,21 @@ static void on_reloaded(void *userdata)
         loop_timer_set(js->turn, 0, 0);
 }
 
+static void on_guest_added(void *userdata, Guest *g)
+{
+        jobs_guest_found(userdata, g);
+        if (guest_state(g) == GUEST_READY)
+                on_guest_state(userdata, g, GUEST_OFF);
+}
+
+static void on_complete(void *userdata)
+{
+        jobs_guests_known(userdata);
+}
+
 static const HostListener listener = {
+        .guest_added = on_guest_added,
+        .complete = on_complete,
         .guest_removed = on_guest_removed,
         .guest_state = on_guest_state,
         .guest_notify = on_guest_notify,
@@ -350,6 +350,8 @@ Jobs *jobs_new(Host *h)
         js->quota = quota_new();
         js->all = g_hash_table_new_full(NULL, NULL, NULL, entry_free);
         js->finished = g_queue_new();
+        if (store_open(host_config(h)->state_dir, &js->store) >= 0)
+                js->last_id = store_last_id(js->store);
         js->turn = loop_timer_new(loop_default(), on_turn, js);
         js->retention = loop_timer_new(loop_default(), on_retention, js);
         if (!js->turn || !js->retention)
@@ -369,6 +371,7 @@ Jobs *jobs_free(Jobs *js)
         loop_timer_free(js->turn);
         loop_timer_free(js->retention);
         quota_free(js->quota);
+        (void)store_free(js->store);
         g_free(js);
         return NULL;
 }
@@ -394,42 +397,28 @@ static void random_id(char ret[static 33])
                 (void)snprintf(ret + i, 9, "%08" PRIx32, g_random_int());
 }
 
-static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
-                     const char *destination, const JobOps *ops, void *userdata, bool hidden, Job **ret, char **ret_text)
+uint32_t jobs_next_id(Jobs *js)
 {
-        const Config *c = host_config(js->host);
-        bool limited = caller->uid != 0;
-        Entry *e;
-        char key[16];
-
-        uid_key(caller->uid, key);
-        if (js->n_active >= c->max_jobs) {
-                *ret_text = g_strdup_printf("There are %" PRIu32 " jobs, the most that hostd has at once (MaxJobs= of hostd.conf)",
-                                            js->n_active);
-                goto refused;
-        }
-        if (limited && !quota_take(js->quota, QUOTA_JOBS, key, c->max_jobs_per_caller)) {
-                *ret_text = g_strdup_printf("User %s has %" PRIu32 " jobs already, the most that one user may have at once "
-                                            "(MaxJobsPerCaller= of hostd.conf)",
-                                            key, quota_count(js->quota, QUOTA_JOBS, key));
-                goto refused;
-        }
-
-        e = g_new0(Entry, 1);
         do
                 js->last_id = js->last_id == UINT32_MAX ? 1 : js->last_id + 1;
-        while (find(js, js->last_id));
+        while (entry_find(js, js->last_id));
+        return js->last_id;
+}
+
+Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *uuid, const char *name, const Caller *caller,
+                 const char *source, const char *destination, const JobOps *ops, void *userdata)
+{
+        Entry *e = g_new0(Entry, 1);
+
         e->jobs = js;
         e->counted = true; /* from here on entry_free() undoes it all */
-        e->wants_turn = !hidden;
         e->job = (Job){
-                .id = js->last_id,
+                .id = id,
                 .wire_id = "",
                 .kind = kind,
                 .state = JOB_QUEUED,
-                .guest = g,
-                .guest_uuid = g_strdup(guest_uuid(g)),
-                .guest_name = job_text(guest_name(g)),
+                .guest_uuid = g_strdup(uuid),
+                .guest_name = job_text(name),
                 .source = job_text(source),
                 .destination = job_text(destination),
                 .caller = caller_copy(caller),
@@ -437,20 +426,49 @@ static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, con
                 .files_total = UINT64_MAX,
                 .digest = g_strdup(""),
                 .error_message = g_strdup(""),
-                .hidden = hidden,
                 .ops = ops,
                 .userdata = userdata,
         };
         random_id(e->job.wire_id);
         js->n_active++;
+        js->n_kept++;
+        g_hash_table_insert(js->all, GUINT_TO_POINTER(id), e);
+        return e;
+}
+
+static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
+                     const char *destination, const JobOps *ops, void *userdata, bool hidden, Job **ret, char **ret_text)
+{
+        const Config *c = host_config(js->host);
+        Entry *e;
+        char key[16];
+
+        uid_key(caller->uid, key);
+        if (js->n_active - js->n_kept >= c->max_jobs) {
+                *ret_text = g_strdup_printf("There are %" PRIu32 " jobs, the most that hostd has at once (MaxJobs= of hostd.conf)",
+                                            js->n_active - js->n_kept);
+                goto refused;
+        }
+        if (caller->uid != 0 && !quota_take(js->quota, QUOTA_JOBS, key, c->max_jobs_per_caller)) {
+                *ret_text = g_strdup_printf("User %s has %" PRIu32 " jobs already, the most that one user may have at once "
+                                            "(MaxJobsPerCaller= of hostd.conf)",
+                                            key, quota_count(js->quota, QUOTA_JOBS, key));
+                goto refused;
+        }
+
+        e = entry_new(js, jobs_next_id(js), kind, guest_uuid(g), guest_name(g), caller, source, destination, ops, userdata);
+        e->limited = true;
+        js->n_kept--;
+        e->wants_turn = !hidden;
+        e->job.guest = g;
+        e->job.hidden = hidden;
         if (kind == JOB_EXEC && !place_take(e)) {
                 *ret_text = g_strdup_printf("Guest %s has %" PRIu32 " processes started from here, the most at once "
                                             "(MaxProcessesPerGuest= of hostd.conf)",
                                             e->job.guest_name, c->max_processes_per_guest);
-                entry_free(e);
+                g_hash_table_remove(js->all, GUINT_TO_POINTER(e->job.id));
                 return WIRE_LIMITS_EXCEEDED;
         }
-        g_hash_table_insert(js->all, GUINT_TO_POINTER(e->job.id), e);
         if (!hidden)
                 loop_timer_set(js->turn, 0, 0);
         *ret = &e->job;
@@ -505,6 +523,11 @@ Quota *jobs_quota(Jobs *js)
         return js->quota;
 }
 
+bool jobs_is_ending(const Jobs *js)
+{
+        return js->freeing;
+}
+
 uint32_t jobs_n_active(const Jobs *js)
 {
         return js->n_active;
@@ -512,7 +535,7 @@ uint32_t jobs_n_active(const Jobs *js)
 
 Job *jobs_find(Jobs *js, uint32_t id)
 {
-        Entry *e = find(js, id);
+        Entry *e = entry_find(js, id);
         return e ? &e->job : NULL;
 }
 
@@ -532,7 +555,7 @@ void jobs_caller_left(Jobs *js, const char *sender)
         g_autoptr(GArray) a = sorted_ids(js);
 
         for (guint i = 0; i < a->len; i++) {
-                Entry *e = find(js, g_array_index(a, uint32_t, i));
+                Entry *e = entry_find(js, g_array_index(a, uint32_t, i));
                 if (e && !e->job.detached && str_eq(e->job.caller->sender, sender))
                         jobs_cancel(js, &e->job);
         }
@@ -658,13 +681,16 @@ void job_finish(Jobs *js, Job *j, WireError error, const char *message, const ch
         j->rate = (uint64_t)((double)j->bytes_done * USEC_PER_SEC / (double)took);
         e->wants_turn = false;
         e->progress = loop_timer_free(e->progress);
+        entry_forget(e);
         place_release(e);
         changed(e, false);
         if (!js->freeing && js->ops && js->ops->finished)
                 js->ops->finished(js->userdata, j);
         count_release(e);
 
-        e->removed_at = fs_now_usec() + c->job_retention_usec;
-        g_queue_push_tail(js->finished, e);
+        e->removed_at = fs_now_usec() + (j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec : c->job_retention_usec);
+        finished_insert(js, e);
         arm_retention(js); /* never removed from here: the finisher still holds the job */
+        if (e->ended && !js->freeing)
+                TAKE(e->ended)(e->ended_userdata, j);
 }

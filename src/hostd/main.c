@@ -4,16 +4,20 @@
 
 #include <getopt.h>
 #include <glib.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
 #include "base/fs.h"
 #include "hostd/bus.h"
 #include "hostd/config.h"
+#include "hostd/exec.h"
+#include "hostd/fdstore.h"
 #include "hostd/host.h"
 #include "hostd/jobs.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
+#include "hostd/transfer.h"
 
 #define PUBLISH_USEC                                                                                        \
         (3 * USEC_PER_SEC) /* a libvirtd that does not answer does not keep us from being there */
@@ -169,6 +173,40 @@ static const HostListener listener = {
         .libvirt_state = on_libvirt_state,
 };
 
+static void collect(void *userdata, StoreItem *item)
+{
+        g_ptr_array_add(userdata, item);
+}
+
+/* What an earlier hostd has left to do. */
+static void take_up_item(Daemon *d, StoreItem *item)
+{
+        int r = -ENOTSUP;
+        Job *j;
+
+        if (item->kind == JOB_PUSH || item->kind == JOB_PULL)
+                r = transfer_restore(d->jobs, item, &j);
+        else if (item->kind == JOB_EXEC)
+                r = exec_restore(d->jobs, item);
+        if (r < 0) {
+                log_warning("queue.db: job %" PRIu32 " for guest %s cannot be taken up: %s", item->id, item->guest_name,
+                            strerror(-r));
+                store_remove(jobs_store(d->jobs), item->id, NULL, NULL);
+        }
+        (void)store_item_free(item);
+}
+
+static void take_up(Daemon *d)
+{
+        g_autoptr(GPtrArray) items = g_ptr_array_new();
+
+        if (jobs_store(d->jobs) && store_load(jobs_store(d->jobs), collect, items) < 0)
+                log_error("queue.db cannot be read: what an earlier hostd has left undone stays undone");
+        for (guint i = 0; i < items->len; i++)
+                take_up_item(d, g_ptr_array_index(items, i));
+        fdstore_drop_rest();
+}
+
 static int daemon_start(Daemon *d, const Options *o)
 {
         Config *config = o->config ? config_load_file(o->user, o->config) : config_load(o->user);
@@ -180,6 +218,7 @@ static int daemon_start(Daemon *d, const Options *o)
         d->jobs = jobs_new(d->host);
         if (!d->jobs)
                 return -ENOMEM;
+        take_up(d);
         r = bus_new(d->host, d->jobs, d->loop, &d->bus);
         if (r < 0)
                 return r;

@@ -46,7 +46,7 @@ typedef struct Write {
 struct Store {
         sqlite3 *db; /* the main thread's until the first write, then the thread's */
         GThread *thread;
-        GAsyncQueue *writes;
+        GAsyncQueue *writes, *written;
         GHashTable *marks; /* "action\nguest" → boot id */
         uint32_t last_id;
 };
@@ -210,6 +210,7 @@ int store_open(const char *directory, Store **ret)
         s = g_new0(Store, 1);
         s->db = db;
         s->writes = g_async_queue_new();
+        s->written = g_async_queue_new();
         s->marks = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
         load_marks(s);
         *ret = s;
@@ -337,13 +338,16 @@ static int execute(sqlite3 *db, const Write *w)
 
 static gboolean on_written(gpointer userdata)
 {
-        Write *w = userdata;
+        Store *s = userdata;
+        Write *w;
 
-        if (w->r < 0)
-                log_error("queue.db: %s; job %u is not kept", strerror(-w->r), w->id);
-        if (w->done)
-                w->done(w->userdata, w->r);
-        write_free(w);
+        while ((w = g_async_queue_try_pop(s->written))) {
+                if (w->r < 0)
+                        log_error("queue.db: %s; job %u is not kept", strerror(-w->r), w->id);
+                if (w->done)
+                        w->done(w->userdata, w->r);
+                write_free(w);
+        }
         return G_SOURCE_REMOVE;
 }
 
@@ -377,8 +381,9 @@ static gpointer writer(gpointer userdata)
                         w = batch->pdata[i];
                         if (r != SQLITE_OK)
                                 w->r = errno_of(r);
-                        g_idle_add_full(G_PRIORITY_DEFAULT, on_written, w, NULL);
+                        g_async_queue_push(s->written, w);
                 }
+                g_idle_add_full(G_PRIORITY_DEFAULT, on_written, s, NULL);
                 g_ptr_array_free(batch, TRUE);
         }
         return NULL;
@@ -403,6 +408,11 @@ Store *store_free(Store *s)
                 g_async_queue_push(s->writes, w);
                 g_thread_join(s->thread);
         }
+        while (g_idle_remove_by_data(s)) /* who waited for these is gone already */
+                ;
+        while ((w = g_async_queue_try_pop(s->written)))
+                write_free(w);
+        g_async_queue_unref(s->written);
         (void)sqlite3_close(s->db);
         g_async_queue_unref(s->writes);
         g_hash_table_destroy(s->marks);

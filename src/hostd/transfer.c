@@ -409,7 +409,7 @@ static void on_start(void *userdata, Job *j)
 
         if (!j->guest || guest_state(j->guest) != GUEST_READY) {
                 g_autofree char *text = NULL;
-                if (t->n_attempts > 0 && j->guest) {
+                if (j->guest && (t->n_attempts > 0 || (job_kept(j) && job_kept(j)->is_queued))) {
                         job_set_state(t->jobs, j, JOB_WAITING);
                         return;
                 }

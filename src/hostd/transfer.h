@@ -20,3 +20,11 @@ typedef struct TransferOptions { /* checked by the bus */
  * must be ready (NotReady otherwise). */
 WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path, int fd,
                          const char *guest_path, const TransferOptions *options, Job **ret, char **ret_text);
+
+/* WIRE_OK, or InvalidPath with a malloc'ed sentence. */
+WireError transfer_check(const Guest *g, const char *host_path, const char *guest_path, char **ret_text);
+/* As a queued job: hidden and not started; *ret_params is what the store has to keep of it. */
+WireError transfer_queue(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path, const char *guest_path,
+                         const TransferOptions *options, Job **ret, json_object **ret_params, char **ret_text);
+/* One of an earlier hostd: waiting for its guest, or queued as the item says. 0, -EINVAL: the item is no good, -ENOMEM. */
+int transfer_restore(Jobs *js, const StoreItem *item, Job **ret);
