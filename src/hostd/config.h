@@ -20,6 +20,7 @@ typedef struct Config {
         uint64_t keepalive_usec; /* KeepAlive=30s: an idle guest is asked that often whether it is there; 0:
                                     never */
         uint64_t job_retention_usec;      /* JobRetention=60s */
+        uint64_t detached_retention_usec; /* DetachedRetention=1d, after the end of a detached process */
         uint32_t max_jobs;                /* MaxJobs=4096 */
         uint32_t max_jobs_per_caller;     /* MaxJobsPerCaller=256 (per uid; root is not limited) */
         uint32_t max_transfers;           /* MaxTransfers=64 running at once; more wait as `queued` */

@@ -3,60 +3,32 @@
 /*
  * A process is over when its exit was told and its output streams have ended, whichever comes first. Ids are ours, so an
  * exit told before the streams are open, or while the session was away (then asked for by process.list), is matched.
- * Output of Run is gathered by the main thread from the same kind of pipes that Exec hands out.
+ * Output of Run is gathered by the main thread from the same kind of pipes that Exec hands out. The end of a process stays
+ * the guest's to remember until it is forgotten there, which the end of its job brings about.
  */
 
-#include "hostd/exec.h"
+#include "hostd/exec-private.h"
 
 #include <fcntl.h>
 #include <glib-unix.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <sys/epoll.h>
 
 #include "base/base.h"
 #include "base/fs.h"
 #include "hostd/audit.h"
-#include "hostd/capture.h"
 #include "hostd/log.h"
-#include "hostd/loop.h"
 #include "proto/limits.h"
 #include "proto/message.h"
-#include "proto/name.h"
 
 #define START_TIMEOUT_USEC (60 * USEC_PER_SEC)
 #define REQUEST_TIMEOUT_USEC (30 * USEC_PER_SEC)
 #define TERM_GRACE_USEC (5 * USEC_PER_SEC)     /* from SIGTERM to SIGKILL, and from there to giving up */
 #define TIMEOUT_GRACE_USEC (15 * USEC_PER_SEC) /* the guest keeps the time; this is for one that doesn't */
 
-typedef struct Process {
-        Jobs *jobs;
-        Job *job; /* NULL: freed, while streams are still to end */
-        bool is_run, tty, detach;
-        uint64_t timeout_usec;
-        char **argv, *user;
-
-        uint64_t request; /* process.start under way */
-        ExecStarted started;
-        RunDone run_done;
-        void *userdata;
-        int ours[3], callers[3]; /* of stdin, stdout, stderr */
-        GuestStream *stdio, *err;
-        bool out_ended, err_ended; /* nothing more comes; the stream may live on for stdin */
-        uint64_t n_bytes;
-
-        bool running, exited, timed_out;
-        int exit_status, exit_signal;
-        WireError error; /* WIRE_OK so far */
-        char *text;
-        LoopTimer *timer;
-        enum { IN_TIME, TERMINATED, KILLED } ending;
-
-        Capture *captures[2]; /* of Run: stdout, stderr */
-        uint8_t *input;
-        size_t n_input, n_input_done;
-        LoopWatch *input_watch;
-} Process;
+static void on_timer(void *userdata);
+static int on_kill(void *userdata, int signal);
+static int on_resize(void *userdata, uint16_t rows, uint16_t columns);
 
 static void process_free(Process *p)
 {
@@ -75,6 +47,20 @@ static void process_free(Process *p)
         g_free(p);
 }
 
+Process *exec_process_new(Jobs *js, const char *const *argv, const char *user)
+{
+        Process *p = g_new0(Process, 1);
+
+        p->jobs = js;
+        p->argv = g_strdupv((char **)argv);
+        p->user = g_strdup(user);
+        p->timeout_usec = USEC_INFINITY;
+        p->timer = loop_timer_new(loop_default(), on_timer, p);
+        for (size_t i = 0; i < ELEMENTSOF(p->ours); i++)
+                p->ours[i] = p->callers[i] = -EBADF;
+        return p;
+}
+
 static void set_error(Process *p, WireError error, const char *text)
 {
         if (p->error != WIRE_OK || error == WIRE_OK)
@@ -83,38 +69,36 @@ static void set_error(Process *p, WireError error, const char *text)
         p->text = job_text(p->job ? job_bare_text(p->job, text) : text);
 }
 
-static json_object *request_new(const char *method, const char *id)
-{
-        json_object *o = json_object_new_object();
-        json_object_object_add(o, "method", json_object_new_string(method));
-        if (id)
-                json_object_object_add(o, "id", json_object_new_string(id));
-        return o;
-}
-
 static void on_ignored(void *userdata, WireError error, const char *text, const Message *m)
 {
         if (error != WIRE_OK)
                 log_debug("A request about a process was not answered well: %s", text);
 }
 
-static bool can_ask(const Process *p)
+bool exec_can_ask(const Process *p)
 {
         return p->job && p->job->guest && guest_state(p->job->guest) == GUEST_READY;
 }
 
+void exec_ask(Process *p, json_object *json)
+{
+        if (exec_can_ask(p))
+                (void)guest_request(p->job->guest, json, NULL, 0, REQUEST_TIMEOUT_USEC, on_ignored, NULL);
+        else
+                json_object_put(json);
+}
+
+/* To all of its tree, of which there may be something left after its own exit. */
 static int send_signal(Process *p, int signal)
 {
         json_object *o;
 
-        if (p->exited)
-                return -ESRCH;
-        if (!can_ask(p))
+        if (!exec_can_ask(p))
                 return -ENOTCONN;
-        o = request_new("process.kill", p->job->wire_id);
+        o = exec_request_new("process.kill", p->job->wire_id);
         json_object_object_add(o, "signal", json_object_new_int(signal));
         json_object_object_add(o, "tree", json_object_new_boolean(true));
-        (void)guest_request(p->job->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_ignored, NULL);
+        exec_ask(p, o);
         return 0;
 }
 
@@ -151,7 +135,18 @@ static void audit(Process *p, const Job *j, WireError error, const char *text)
         });
 }
 
-static void show_exit(Process *p)
+void exec_show(Process *p, uint32_t guest_pid)
+{
+        JobProcess *shown = job_process_new((const char *const *)p->argv);
+
+        shown->guest_pid = guest_pid;
+        shown->kill = on_kill;
+        shown->resize = on_resize;
+        shown->attach = exec_attach;
+        job_set_process(p->jobs, p->job, shown);
+}
+
+void exec_show_exit(Process *p)
 {
         JobProcess *shown = p->job->process;
 
@@ -175,8 +170,12 @@ static void finish(Process *p)
         if (p->error != WIRE_OK)
                 sentence = g_strdup_printf("%s in guest %s: %s", j->process->argv[0], j->guest_name, p->text);
         audit(p, j, p->error, sentence);
-        show_exit(p);
+        exec_show_exit(p);
         job_finish(p->jobs, j, p->error, sentence, NULL);
+        if (j->detached)
+                exec_keep(p); /* its output is still to be had */
+        else if (p->exited)
+                exec_ask(p, exec_request_new("process.forget", j->wire_id));
 
         if (p->run_done) {
                 RunDone done = TAKE(p->run_done);
@@ -188,20 +187,17 @@ static void finish(Process *p)
                 for (size_t k = 0; k < ELEMENTSOF(p->captures); k++)
                         p->captures[k] = capture_free(p->captures[k]);
         }
-        if (p->stdio) /* its half for stdin, which nobody reads any more */
-                guest_stream_cancel(p->stdio, WIRE_CANCELLED, "The process has ended");
-        if (p->err)
-                guest_stream_cancel(p->err, WIRE_CANCELLED, "The process has ended");
 }
 
-static bool outputs_ended(const Process *p)
+static bool outputs_ended(Process *p)
 {
-        if ((p->stdio && !p->out_ended) || (p->err && !p->err_ended))
-                return false;
         for (size_t i = 0; i < ELEMENTSOF(p->captures); i++)
                 if (p->captures[i] && !capture_is_done(p->captures[i]))
                         return false;
-        return true;
+        /* Nobody is there any more to read what its caller may still have for it. */
+        if (p->stdio && p->out_ended && p->exited)
+                guest_stream_cancel(p->stdio, WIRE_CANCELLED, "The process has ended");
+        return !p->stdio && !p->err;
 }
 
 static void check_end(Process *p)
@@ -214,17 +210,15 @@ static void check_end(Process *p)
 static void end_process(Process *p, WireError error, const char *text)
 {
         set_error(p, error, text);
-        p->detach = false;
+        if (p->ending == IN_TIME) {
+                p->ending = TERMINATED;
+                (void)send_signal(p, SIGTERM);
+                loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
+        }
         if (p->exited) {
                 cancel_streams(p, error, text);
                 check_end(p);
-                return;
         }
-        if (p->ending != IN_TIME)
-                return;
-        p->ending = TERMINATED;
-        (void)send_signal(p, SIGTERM);
-        loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
 }
 
 static void on_timer(void *userdata)
@@ -238,23 +232,29 @@ static void on_timer(void *userdata)
                 loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
         } else {
                 set_error(p, WIRE_INTERRUPTED, "The guest does not tell of its end");
-                finish(p);
+                cancel_streams(p, p->error, p->text);
+                check_end(p);
         }
 }
 
+/* Comes again, with timed_out, when what the process has left behind is ended. */
 static void set_exit(Process *p, json_object *o)
 {
         int64_t status = message_int(o, "exit_status", 0), sig = message_int(o, "exit_signal", 0);
 
-        if (p->exited)
-                return;
-        p->exited = true;
-        p->exit_status = (int)(status & 0xff);
-        p->exit_signal = sig > 0 && sig < 128 ? (int)sig : 0;
-        p->timed_out = message_bool(o, "timed_out", false);
-        if (p->timed_out)
+        if (!p->exited) {
+                p->exited = true;
+                p->exit_status = (int)(status & 0xff);
+                p->exit_signal = sig > 0 && sig < 128 ? (int)sig : 0;
+                if (p->ending == IN_TIME)
+                        loop_timer_set(p->timer, USEC_INFINITY, 0);
+        }
+        if (message_bool(o, "timed_out", false) && !p->timed_out) {
+                p->timed_out = true;
+                p->ending = KILLED; /* by the guest, soon; whoever reads its output has that long */
                 set_error(p, WIRE_TIMEOUT, "It ran longer than its timeout and was ended");
-        loop_timer_set(p->timer, USEC_INFINITY, 0);
+                loop_timer_set(p->timer, fs_now_usec() + TIMEOUT_GRACE_USEC, USEC_PER_SEC);
+        }
         if (p->error == WIRE_CANCELLED || p->error == WIRE_TOO_LARGE)
                 cancel_streams(p, p->error, p->text);
         check_end(p);
@@ -300,10 +300,7 @@ static void on_stdio_ended(void *userdata)
 
 static void on_stderr_ended(void *userdata)
 {
-        Process *p = userdata;
-        p->err_ended = true;
-        if (p->job)
-                check_end(p);
+        /* Its other half is none, so it is closed next. */
 }
 
 static GuestStream *open_stream(Process *p, const char *kind, int in_fd, int out_fd, void (*ended)(void *),
@@ -323,10 +320,6 @@ static GuestStream *open_stream(Process *p, const char *kind, int in_fd, int out
                                                 });
 }
 
-static void on_spool_closed(void *userdata, WireError error, const char *text, uint64_t n_in, uint64_t n_out)
-{
-}
-
 static int on_kill(void *userdata, int signal)
 {
         return send_signal(userdata, signal);
@@ -339,50 +332,12 @@ static int on_resize(void *userdata, uint16_t rows, uint16_t columns)
 
         if (!p->tty)
                 return -ENOTTY;
-        if (p->exited)
-                return -ESRCH;
-        if (!can_ask(p))
+        if (!exec_can_ask(p))
                 return -ENOTCONN;
-        o = request_new("process.resize", p->job->wire_id);
+        o = exec_request_new("process.resize", p->job->wire_id);
         json_object_object_add(o, "rows", json_object_new_int(rows));
         json_object_object_add(o, "columns", json_object_new_int(columns));
-        (void)guest_request(p->job->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_ignored, NULL);
-        return 0;
-}
-
-static int on_attach(void *userdata, int ret_fds[2])
-{
-        static const char *const outputs[] = { "stdout", "stderr" };
-        Process *p = userdata;
-        int fds[2] = { -EBADF, -EBADF };
-
-        if (!p->job->detached)
-                return -ENOTSUP;
-        if (!can_ask(p))
-                return -ENOTCONN;
-        for (size_t i = 0; i < 2; i++) {
-                json_object *o = json_object_new_object();
-                int pipes[2];
-
-                if (pipe2(pipes, O_CLOEXEC) < 0) {
-                        int r = -errno;
-                        json_object_put(o);
-                        fd_close(fds[0]);
-                        return r;
-                }
-                fds[i] = pipes[0];
-                json_object_object_add(o, "kind", json_object_new_string("spool"));
-                json_object_object_add(o, "process", json_object_new_string(p->job->wire_id));
-                json_object_object_add(o, "output", json_object_new_string(outputs[i]));
-                (void)guest_stream_open(p->job->guest, &(GuestStreamConfig){
-                                                               .params = o,
-                                                               .in_fd = -1,
-                                                               .out_fd = pipes[1],
-                                                               .closed = on_spool_closed,
-                                                       });
-        }
-        ret_fds[0] = fds[0];
-        ret_fds[1] = fds[1];
+        exec_ask(p, o);
         return 0;
 }
 
@@ -442,6 +397,7 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         if (error == WIRE_CANCELLED || (error == WIRE_OK && p->error != WIRE_OK))
                 error = WIRE_CANCELLED;
         audit(p, j, error, sentence);
+        exec_forget(p);
         jobs_drop(js, j); /* p is gone */
         if (started)
                 started(userdata, error, sentence, NULL, NULL);
@@ -473,16 +429,11 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                 return;
         }
 
-        JobProcess *shown = job_process_new((const char *const *)p->argv);
-        shown->guest_pid = (uint32_t)message_int(m->json, "pid", 0);
-        shown->kill = on_kill;
-        shown->resize = on_resize;
-        shown->attach = on_attach;
-        job_set_process(p->jobs, j, shown);
+        exec_show(p, (uint32_t)message_int(m->json, "pid", 0));
         p->running = true;
         j->hidden = false;
 
-        if (!p->detach) {
+        if (!j->detached) {
                 p->stdio = open_stream(p, "stdio", TAKE_FD(p->ours[0]), TAKE_FD(p->ours[1]), on_stdio_ended,
                                        on_stdio_closed);
                 if (!p->tty)
@@ -500,6 +451,7 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                         p->callers[i] = fd_close(p->callers[i]);
         }
         jobs_announce(p->jobs, j);
+        exec_keep(p);
         if (p->error != WIRE_OK) { /* cancelled meanwhile, or without its streams */
                 WireError e = p->error;
                 end_process(p, e, p->text);
@@ -507,34 +459,45 @@ static void on_started(void *userdata, WireError error, const char *text, const 
         check_end(p);
 }
 
-/* The session is a new one: what was told while there was none is asked for. */
+static void ask_for_it(Process *p, int64_t from);
+
 static void on_listed(void *userdata, WireError error, const char *text, const Message *m)
 {
-        uint32_t id = GPOINTER_TO_UINT(((gpointer *)userdata)[1]);
-        Jobs *js = ((gpointer *)userdata)[0];
-        Job *j;
+        Process *p = userdata;
 
-        g_free(userdata);
-        if (error != WIRE_OK || !(j = jobs_find(js, id)) || job_state_is_final(j->state))
+        p->listing = 0;
+        if (error != WIRE_OK || !p->running)
                 return; /* the next session will be asked again */
-        Process *p = j->userdata;
         json_object *list = message_obj(m->json, "processes");
         size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+        int64_t next = message_int(m->json, "next", 0);
 
         for (size_t i = 0; i < n; i++) {
                 json_object *o = json_object_array_get_idx(list, i);
-                if (!str_eq(message_str(o, "id", ""), j->wire_id))
+                if (!str_eq(message_str(o, "id", ""), p->job->wire_id))
                         continue;
-                job_set_state(js, j, JOB_RUNNING);
+                job_set_state(p->jobs, p->job, JOB_RUNNING);
                 if (str_eq(message_str(o, "state", ""), "exited"))
                         set_exit(p, o);
                 return;
         }
-        if (p->exited)
+        if (next > 0)
+                ask_for_it(p, next);
+        if (p->exited || next > 0)
                 return;
         set_error(p, WIRE_INTERRUPTED, "The guest was restarted, or its daemon, and the process with it");
         cancel_streams(p, p->error, p->text);
         check_end(p);
+}
+
+/* The session is a new one: what was told while there was none is asked for. */
+static void ask_for_it(Process *p, int64_t from)
+{
+        json_object *o = exec_request_new("process.list", p->job->wire_id);
+
+        if (from > 0)
+                json_object_object_add(o, "from", json_object_new_int64(from));
+        p->listing = guest_request(p->job->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_listed, p);
 }
 
 static void on_guest_state(void *userdata, Job *j)
@@ -549,14 +512,11 @@ static void on_guest_state(void *userdata, Job *j)
                 cancel_streams(p, p->error, p->text);
                 check_end(p);
         } else if (guest_state(j->guest) == GUEST_READY) {
-                gpointer *ref = g_new0(gpointer, 2);
-                ref[0] = p->jobs;
-                ref[1] = GUINT_TO_POINTER(j->id);
                 if (p->ending != IN_TIME)
                         (void)send_signal(p, p->ending == KILLED ? SIGKILL : SIGTERM);
-                (void)guest_request(j->guest, request_new("process.list", NULL), NULL, 0, REQUEST_TIMEOUT_USEC, on_listed,
-                                    ref);
-        } else if (p->detach)
+                if (p->listing == 0)
+                        ask_for_it(p, 0);
+        } else if (j->detached)
                 job_set_state(p->jobs, j, JOB_WAITING);
 }
 
@@ -586,11 +546,12 @@ static void on_free(void *userdata)
 {
         Process *p = userdata;
 
-        if (p->request != 0 && p->job && p->job->guest)
+        if (p->job && p->job->guest) {
                 guest_cancel(p->job->guest, p->request);
-        if (p->job && p->job->detached && p->exited && can_ask(p))
-                (void)guest_request(p->job->guest, request_new("process.forget", p->job->wire_id), NULL, 0,
-                                    REQUEST_TIMEOUT_USEC, on_ignored, NULL);
+                guest_cancel(p->job->guest, p->listing);
+        }
+        if (p->job && !p->job->hidden)
+                exec_forget(p);
         p->job = NULL;
         p->running = false;
         if (p->stdio || p->err)
@@ -599,67 +560,13 @@ static void on_free(void *userdata)
                 process_free(p);
 }
 
-static const JobOps ops = {
+const JobOps exec_job_ops = {
         .start = on_start,
         .cancel = on_cancel,
         .free = on_free,
         .guest_state = on_guest_state,
         .notify = on_notify,
 };
-
-WireError exec_check_command(const char *const *argv, const ExecOptions *options, char **ret_text)
-{
-        size_t n = 0, n_env = 0, n_bytes = 0;
-
-        for (; argv[n]; n++)
-                n_bytes += strlen(argv[n]) + 1;
-        for (; options->env && options->env[n_env]; n_env++)
-                n_bytes += strlen(options->env[n_env]) + 1;
-        if (n == 0 || !*argv[0])
-                *ret_text = g_strdup("argv must name a command");
-        else if (options->cwd && !name_is_absolute_path(options->cwd))
-                *ret_text = g_strdup("cwd must be an absolute path");
-        if (*ret_text)
-                return WIRE_INVALID_ARGS;
-        if (n <= ARGV_MAX && n_env <= ARGV_MAX && n_bytes <= ARGV_BYTES_MAX)
-                return WIRE_OK;
-        *ret_text = g_strdup_printf("argv and env may have %u elements each and %u bytes together", ARGV_MAX, ARGV_BYTES_MAX);
-        return WIRE_TOO_LARGE;
-}
-
-static json_object *start_request(const Job *j, const char *const *argv, const ExecOptions *o, bool is_run)
-{
-        json_object *json = request_new("process.start", j->wire_id), *list = json_object_new_array();
-
-        for (; *argv; argv++)
-                json_object_array_add(list, json_object_new_string(*argv));
-        json_object_object_add(json, "argv", list);
-        if (o->env) {
-                json_object *env = json_object_new_object();
-                for (const char *const *e = o->env; *e; e++) {
-                        const char *eq = strchr(*e, '=');
-                        g_autofree char *key = g_strndup(*e, eq ? (size_t)(eq - *e) : strlen(*e));
-                        json_object_object_add(env, key, json_object_new_string(eq ? eq + 1 : ""));
-                }
-                json_object_object_add(json, "env", env);
-        }
-        if (o->cwd)
-                json_object_object_add(json, "cwd", json_object_new_string(o->cwd));
-        if (o->user)
-                json_object_object_add(json, "user", json_object_new_string(o->user));
-        if (o->timeout_usec <= INT64_MAX)
-                json_object_object_add(json, "timeout", json_object_new_int64((int64_t)o->timeout_usec));
-        json_object_object_add(json, "tty", json_object_new_boolean(o->tty));
-        if (o->tty) {
-                json_object_object_add(json, "rows", json_object_new_int(o->rows));
-                json_object_object_add(json, "columns", json_object_new_int(o->columns));
-        }
-        json_object_object_add(json, "detach", json_object_new_boolean(o->detach));
-        json_object_object_add(json, "stdin", json_object_new_boolean(!o->detach && (!is_run || o->input)));
-        json_object_object_add(json, "stdout", json_object_new_boolean(!o->detach));
-        json_object_object_add(json, "stderr", json_object_new_boolean(!o->detach && !o->tty));
-        return json;
-}
 
 static int make_pipes(Process *p, const ExecOptions *o)
 {
@@ -690,14 +597,8 @@ static WireError begin(Process *p, Guest *g, const Caller *caller, const char *c
         WireError error;
         int r;
 
-        p->ours[0] = p->ours[1] = p->ours[2] = -EBADF;
-        p->callers[0] = p->callers[1] = p->callers[2] = -EBADF;
-        p->argv = g_strdupv((char **)argv);
-        p->user = g_strdup(o->user);
         p->tty = o->tty;
-        p->detach = o->detach;
         p->timeout_usec = o->timeout_usec;
-        p->timer = loop_timer_new(loop_default(), on_timer, p);
         if (p->is_run && o->input) {
                 p->input = g_memdup2(o->input, MAX(o->n_input, 1));
                 p->n_input = o->n_input;
@@ -718,11 +619,12 @@ static WireError begin(Process *p, Guest *g, const Caller *caller, const char *c
                 process_free(p);
                 return error;
         }
-        error = jobs_reserve(p->jobs, JOB_EXEC, g, caller, line, "", &ops, p, &p->job, ret_text);
+        error = jobs_reserve(p->jobs, JOB_EXEC, g, caller, line, "", &exec_job_ops, p, &p->job, ret_text);
         if (error != WIRE_OK)
                 return error;
         p->job->detached = o->detach;
-        p->request = guest_request(g, start_request(p->job, argv, o, p->is_run), NULL, 0, START_TIMEOUT_USEC, on_started, p);
+        exec_keep(p);
+        p->request = guest_request(g, exec_request_start(p->job, argv, o, p->is_run), NULL, 0, START_TIMEOUT_USEC, on_started, p);
         return WIRE_OK;
 }
 
@@ -730,10 +632,9 @@ void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *arg
                 ExecStarted started, void *userdata)
 {
         g_autofree char *text = NULL;
-        Process *p = g_new0(Process, 1);
+        Process *p = exec_process_new(js, argv, options->user);
         WireError error;
 
-        p->jobs = js;
         p->started = started;
         p->userdata = userdata;
         error = begin(p, g, caller, argv, options, &text);
@@ -745,10 +646,9 @@ void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv,
               void *userdata)
 {
         g_autofree char *text = NULL;
-        Process *p = g_new0(Process, 1);
+        Process *p = exec_process_new(js, argv, options->user);
         WireError error;
 
-        p->jobs = js;
         p->is_run = true;
         p->run_done = done;
         p->userdata = userdata;

@@ -37,3 +37,7 @@ typedef void (*RunDone)(void *userdata, WireError error, const char *text, const
 /* As a job too (kind exec), so that it is seen, limited and cancelled like one. TooLarge past CAPTURE_MAX. */
 void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options, RunDone done,
               void *userdata);
+
+/* A detached process that an earlier hostd has left in the store (JOB_EXEC): its job is there again, with its id. 0,
+ * -EINVAL: it is no such thing. */
+int exec_restore(Jobs *js, const StoreItem *item);

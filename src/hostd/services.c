@@ -7,10 +7,9 @@
 #include <inttypes.h>
 
 #include "base/base.h"
-#include "base/fs.h"
 #include "hostd/audit.h"
+#include "hostd/inbox.h"
 #include "hostd/job.h"
-#include "hostd/log.h"
 #include "hostd/names.h"
 #include "proto/limits.h"
 #include "proto/message.h"
@@ -24,7 +23,7 @@ struct Services {
         Host *host;
         Quota *quota;
         GHashTable *owners;  /* topic → unique name */
-        GHashTable *buckets; /* guest uuid → QuotaBucket* */
+        Inbox *inbox;
         GHashTable *calls;   /* Call*, owned */
 };
 
@@ -66,40 +65,6 @@ static void refuse(Guest *g, uint32_t request, const char *verb, const char *top
                         .text = text,
                 });
         answer(g, request, message_error(error, "%s", text), NULL, 0);
-}
-
-static void on_publish(Services *s, Guest *g, uint32_t request, const Message *m, const char *topic)
-{
-        uint32_t rate = host_config(s->host)->max_messages_per_second;
-        QuotaBucket *bucket = g_hash_table_lookup(s->buckets, guest_uuid(g));
-        _cleanup_(sd_bus_message_unrefp) sd_bus_message *signal = NULL, *own = NULL;
-        _cleanup_free_ char *path = NULL;
-        uint64_t id = (uint64_t)message_int(m->json, "id", 0);
-        int r;
-
-        if (!bucket) {
-                bucket = g_new0(QuotaBucket, 1);
-                g_hash_table_insert(s->buckets, g_strdup(guest_uuid(g)), bucket);
-        }
-        if (!quota_bucket_take(bucket, rate, fs_now_usec())) {
-                refuse(g, request, "publish", topic, WIRE_LIMITS_EXCEEDED, "Too many messages a second; send it again later");
-                return;
-        }
-        if ((r = sd_bus_path_encode(BUS_GUEST_PREFIX, guest_uuid(g), &path)) < 0 ||
-            (r = sd_bus_message_new_signal(s->bus, &signal, BUS_PATH, IFACE_MANAGER, "MessageReceived")) < 0 ||
-            (r = sd_bus_message_append(signal, "oss", path, guest_name(g), topic)) < 0 ||
-            (r = sd_bus_message_append_array(signal, 'y', m->payload, m->n_payload)) < 0 ||
-            (r = sd_bus_message_append(signal, "t", id)) < 0 || (r = sd_bus_send(s->bus, signal, NULL)) < 0 ||
-            (r = sd_bus_message_new_signal(s->bus, &own, path, IFACE_GUEST, "MessageReceived")) < 0 ||
-            (r = sd_bus_message_append(own, "s", topic)) < 0 ||
-            (r = sd_bus_message_append_array(own, 'y', m->payload, m->n_payload)) < 0 ||
-            (r = sd_bus_message_append(own, "t", id)) < 0 || (r = sd_bus_send(s->bus, own, NULL)) < 0) {
-                log_guest(LOG_WARNING, guest_uuid(g), guest_name(g), 0, "Cannot signal a message of guest %s: %s",
-                          guest_name(g), g_strerror(-r));
-                refuse(g, request, "publish", topic, WIRE_FAILED, "The host's bus did not take the message");
-                return;
-        }
-        answer(g, request, NULL, NULL, 0);
 }
 
 static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
@@ -190,7 +155,7 @@ static void on_request(void *userdata, Guest *g, uint32_t id, const Message *m)
         else if (is_call)
                 on_call(s, g, id, m, topic);
         else
-                on_publish(s, g, id, m, topic);
+                inbox_take(s->inbox, g, id, m, topic);
 }
 
 static gboolean is_of_guest(void *key, void *value, void *userdata)
@@ -202,8 +167,10 @@ static void on_guest_state(void *userdata, Guest *g, GuestState old)
 {
         Services *s = userdata;
 
-        if (old == GUEST_READY && guest_state(g) != GUEST_READY) /* its request ids are dead */
+        if (old == GUEST_READY && guest_state(g) != GUEST_READY) { /* its request ids are dead */
                 g_hash_table_foreach_remove(s->calls, is_of_guest, (void *)guest_uuid(g));
+                inbox_guest_away(s->inbox, g);
+        }
 }
 
 static void on_guest_removed(void *userdata, Guest *g)
@@ -211,7 +178,7 @@ static void on_guest_removed(void *userdata, Guest *g)
         Services *s = userdata;
 
         g_hash_table_foreach_remove(s->calls, is_of_guest, (void *)guest_uuid(g));
-        g_hash_table_remove(s->buckets, guest_uuid(g));
+        inbox_guest_removed(s->inbox, g);
 }
 
 static const HostListener listener = {
@@ -228,7 +195,7 @@ Services *services_new(sd_bus *bus, Host *h, Quota *quota)
         s->host = h;
         s->quota = quota;
         s->owners = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-        s->buckets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+        s->inbox = inbox_new(bus, h);
         s->calls = g_hash_table_new_full(NULL, NULL, call_free, NULL);
         host_listen(h, &listener, s);
         return s;
@@ -240,7 +207,7 @@ Services *services_free(Services *s)
                 return NULL;
         g_hash_table_unref(s->calls);
         g_hash_table_unref(s->owners);
-        g_hash_table_unref(s->buckets);
+        inbox_free(s->inbox);
         sd_bus_unref(s->bus);
         g_free(s);
         return NULL;

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* A guest has a line here while it is known, and its line a queue while it is too fast. */
+
+#include "hostd/inbox.h"
+
+#include <glib.h>
+
+#include "base/base.h"
+#include "base/fs.h"
+#include "hostd/log.h"
+#include "hostd/loop.h"
+#include "hostd/names.h"
+#include "hostd/quota.h"
+#include "proto/limits.h"
+#include "proto/message.h"
+
+#define TURN_USEC (10 * USEC_PER_MSEC) /* several in one go rather than a timer for each */
+
+typedef struct Held {
+        uint32_t request;
+        uint64_t id;
+        char *topic;
+        uint8_t *payload;
+        size_t n;
+} Held;
+
+typedef struct Line {
+        Inbox *inbox;
+        char *guest_uuid;
+        QuotaBucket bucket;
+        GQueue held; /* Held*, oldest first */
+        size_t n_bytes;
+        LoopTimer *timer;
+} Line;
+
+struct Inbox {
+        sd_bus *bus;
+        Host *host;
+        GHashTable *lines; /* guest uuid → Line*, owned */
+};
+
+static void held_free(void *p)
+{
+        Held *x = p;
+
+        g_free(x->topic);
+        g_free(x->payload);
+        g_free(x);
+}
+
+static size_t held_bytes(size_t n_payload)
+{
+        return sizeof(Held) + TOPIC_MAX + n_payload;
+}
+
+static void line_clear(Line *l)
+{
+        g_queue_clear_full(&l->held, held_free);
+        l->n_bytes = 0;
+}
+
+static void line_free(void *p)
+{
+        Line *l = p;
+
+        line_clear(l);
+        loop_timer_free(l->timer);
+        g_free(l->guest_uuid);
+        g_free(l);
+}
+
+static int emit(Inbox *b, Guest *g, uint64_t id, const char *topic, const void *payload, size_t n)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *all = NULL, *own = NULL;
+        _cleanup_free_ char *path = NULL;
+        int r;
+
+        (void)((r = sd_bus_path_encode(BUS_GUEST_PREFIX, guest_uuid(g), &path)) < 0 ||
+               (r = sd_bus_message_new_signal(b->bus, &all, BUS_PATH, IFACE_MANAGER, "MessageReceived")) < 0 ||
+               (r = sd_bus_message_append(all, "oss", path, guest_name(g), topic)) < 0 ||
+               (r = sd_bus_message_append_array(all, 'y', payload, n)) < 0 ||
+               (r = sd_bus_message_append(all, "t", id)) < 0 ||
+               (r = sd_bus_message_new_signal(b->bus, &own, path, IFACE_GUEST, "MessageReceived")) < 0 ||
+               (r = sd_bus_message_append(own, "s", topic)) < 0 ||
+               (r = sd_bus_message_append_array(own, 'y', payload, n)) < 0 ||
+               (r = sd_bus_message_append(own, "t", id)) < 0 || (r = sd_bus_send(b->bus, all, NULL)) < 0 ||
+               (r = sd_bus_send(b->bus, own, NULL)) < 0);
+        return r;
+}
+
+static void refuse(Guest *g, uint32_t request, WireError error, const char *text)
+{
+        (void)guest_reply(g, request, message_error(error, "%s", text), NULL, 0);
+}
+
+/* True: it is answered; false: neither is there room for it on the bus now. */
+static bool pass(Inbox *b, Guest *g, uint32_t request, uint64_t id, const char *topic, const void *payload, size_t n)
+{
+        int r = emit(b, g, id, topic, payload, n);
+
+        if (r == -ENOBUFS)
+                return false;
+        if (r < 0) {
+                log_guest(LOG_WARNING, guest_uuid(g), guest_name(g), 0, "Cannot signal a message of guest %s: %s",
+                          guest_name(g), g_strerror(-r));
+                refuse(g, request, WIRE_FAILED, "The host's bus did not take the message");
+        } else
+                (void)guest_reply(g, request, json_object_new_object(), NULL, 0);
+        return true;
+}
+
+static bool may_pass(Line *l)
+{
+        return quota_bucket_take(&l->bucket, host_config(l->inbox->host)->max_messages_per_second, fs_now_usec());
+}
+
+static void on_turn(void *userdata)
+{
+        Line *l = userdata;
+        Guest *g = host_find_guest_uuid(l->inbox->host, l->guest_uuid);
+        Held *x;
+
+        while (g && (x = g_queue_peek_head(&l->held)) && may_pass(l) &&
+               pass(l->inbox, g, x->request, x->id, x->topic, x->payload, x->n)) {
+                /* Answering can end the session, and with it all that is held. */
+                if (g_queue_peek_head(&l->held) != x)
+                        break;
+                l->n_bytes -= held_bytes(x->n);
+                held_free(g_queue_pop_head(&l->held));
+        }
+        if (!g_queue_is_empty(&l->held))
+                loop_timer_set(l->timer, fs_now_usec() + TURN_USEC, TURN_USEC / 2);
+}
+
+static Line *find_line(Inbox *b, const Guest *g)
+{
+        Line *l = g_hash_table_lookup(b->lines, guest_uuid(g));
+
+        if (l)
+                return l;
+        l = g_new0(Line, 1);
+        l->inbox = b;
+        l->guest_uuid = g_strdup(guest_uuid(g));
+        l->timer = loop_timer_new(loop_default(), on_turn, l);
+        g_queue_init(&l->held);
+        if (!l->timer) {
+                line_free(l);
+                return NULL;
+        }
+        g_hash_table_insert(b->lines, l->guest_uuid, l);
+        return l;
+}
+
+static void hold(Line *l, uint32_t request, const Message *m, const char *topic)
+{
+        Held *x = g_new0(Held, 1);
+
+        *x = (Held){
+                .request = request,
+                .id = (uint64_t)message_int(m->json, "id", 0),
+                .topic = g_strdup(topic),
+                .payload = m->n_payload > 0 ? g_memdup2(m->payload, m->n_payload) : NULL,
+                .n = m->n_payload,
+        };
+        l->n_bytes += held_bytes(x->n);
+        g_queue_push_tail(&l->held, x);
+        if (l->held.length == 1)
+                loop_timer_set(l->timer, fs_now_usec() + TURN_USEC, TURN_USEC / 2);
+}
+
+void inbox_take(Inbox *b, Guest *g, uint32_t request, const Message *m, const char *topic)
+{
+        uint64_t id = (uint64_t)message_int(m->json, "id", 0);
+        Line *l = find_line(b, g);
+
+        if (!l || host_config(b->host)->max_messages_per_second == 0) {
+                refuse(g, request, WIRE_LIMITS_EXCEEDED, "The host takes no messages of guests now");
+                return;
+        }
+        if (g_queue_is_empty(&l->held) && may_pass(l) && pass(b, g, request, id, topic, m->payload, m->n_payload))
+                return;
+        if (l->n_bytes + held_bytes(m->n_payload) > INBOX_HELD_BYTES_MAX)
+                refuse(g, request, WIRE_LIMITS_EXCEEDED, "Too many messages a second; send it again later");
+        else
+                hold(l, request, m, topic);
+}
+
+void inbox_guest_away(Inbox *b, Guest *g)
+{
+        Line *l = g_hash_table_lookup(b->lines, guest_uuid(g));
+
+        if (l)
+                line_clear(l);
+}
+
+void inbox_guest_removed(Inbox *b, Guest *g)
+{
+        g_hash_table_remove(b->lines, guest_uuid(g));
+}
+
+Inbox *inbox_new(sd_bus *bus, Host *h)
+{
+        Inbox *b = g_new0(Inbox, 1);
+
+        *b = (Inbox){
+                .bus = sd_bus_ref(bus),
+                .host = h,
+                .lines = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, line_free),
+        };
+        return b;
+}
+
+Inbox *inbox_free(Inbox *b)
+{
+        if (!b)
+                return NULL;
+        g_hash_table_unref(b->lines);
+        sd_bus_unref(b->bus);
+        g_free(b);
+        return NULL;
+}
