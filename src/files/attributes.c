@@ -141,7 +141,7 @@ static int set_owner(const AttributeRules *rules, int fd, const char *name, cons
         if (asked)
                 return -errno;
         /* As cp(1) does it: who may not give files away may still give them to an own group. */
-        (void)fchownat(fd, name, (uid_t)-1, gid, flags);
+        IGNORE(fchownat(fd, name, (uid_t)-1, gid, flags));
         return 0;
 }
 

@@ -102,7 +102,7 @@ static void __attribute__((noreturn)) execute(const char *path, const Tree *tree
         (void)setsid();
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
-        (void)chdir("/");
+        IGNORE(chdir("/"));
         (void)execv(path, argv);
         (void)dprintf(STDERR_FILENO, "%s: cannot be executed: %s\n", path, strerror(errno));
         _exit(errno == ENOENT ? 127 : 126);

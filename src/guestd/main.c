@@ -184,7 +184,7 @@ static int go_to_background(void)
         }
         (void)fd_close(fds[0]);
         (void)setsid();
-        (void)chdir("/");
+        IGNORE(chdir("/"));
         return fds[1];
 }
 
