@@ -15,17 +15,22 @@
 #include "cli/pump.h"
 #include "cli/terminal.h"
 
+#define ATTACH_PAUSE_USEC (500 * USEC_PER_MSEC)
 
 typedef struct Exec {
         Cli *cli;
         bool tty, input, detach;
         const char *user, *cwd;
+        const uint8_t *bytes; /* for stdin, where no descriptor can pass; NULL */
+        size_t n_bytes;
         char **env;
         size_t n_env;
         uint64_t timeout;
         char *job;
+        bool attached; /* looks at a detached process: never ends it */
         bool finished, left;
         bool job_gone;
+        int left_status;
         char *result, *error;
         Pump in, out, err;
         unsigned n_interrupts;
@@ -65,6 +70,14 @@ static int append_options(const Exec *x, sd_bus_message *m)
         }
         if (x->detach)
                 (void)sd_bus_message_append(m, "{sv}", "detach", "b", true);
+        if (x->bytes) {
+                (void)sd_bus_message_open_container(m, 'e', "sv");
+                (void)sd_bus_message_append(m, "s", "stdin");
+                (void)sd_bus_message_open_container(m, 'v', "ay");
+                (void)sd_bus_message_append_array(m, 'y', x->bytes, x->n_bytes);
+                (void)sd_bus_message_close_container(m);
+                (void)sd_bus_message_close_container(m);
+        }
         return sd_bus_message_close_container(m);
 }
 
@@ -131,6 +144,11 @@ static void on_signal_fd(Exec *x, int fd)
                         job_call(x, IFACE_PROCESS, "Resize", "qq", rows, columns);
                 return;
         }
+        if (x->attached || si.ssi_signo == SIGHUP) { /* nobody looks any more */
+                x->left = true;
+                x->left_status = 128 + (int)si.ssi_signo;
+                return;
+        }
         /* As a shell would: the signal goes to the command; who insists ends the job. */
         if (x->n_interrupts++ == 0)
                 job_call(x, IFACE_PROCESS, "Kill", "i", (int)si.ssi_signo);
@@ -138,17 +156,22 @@ static void on_signal_fd(Exec *x, int fd)
                 job_call(x, IFACE_JOB, "Cancel", NULL);
 }
 
-/* Local output that nobody reads any more: the command learns it as it would at home. */
+/* Local output that nobody reads any more: closed, so that the command learns it as it would at home. */
 static void on_broken_output(Exec *x, Pump *p)
 {
         if (!p->broken_out)
                 return;
         p->broken_out = false;
         pump_close(p);
-        if (x->n_interrupts++ == 0)
-                job_call(x, IFACE_PROCESS, "Kill", "i", SIGPIPE);
-        else
-                job_call(x, IFACE_JOB, "Cancel", NULL);
+        if (x->attached) {
+                x->left = true;
+                x->left_status = 128 + SIGPIPE;
+        }
+}
+
+static bool is_over(const Exec *x)
+{
+        return (x->finished || (x->job_gone && !x->attached)) && pump_is_over(&x->out) && pump_is_over(&x->err);
 }
 
 static int turn(Exec *x, int signal_fd)
@@ -166,7 +189,7 @@ static int turn(Exec *x, int signal_fd)
         pump_prepare(&x->out, &fds[3]);
         pump_prepare(&x->err, &fds[4]);
         (void)sd_bus_get_timeout(x->cli->bus, &deadline);
-        if ((x->finished || x->job_gone) && pump_is_over(&x->out) && pump_is_over(&x->err))
+        if (is_over(x))
                 return 0;
         r = poll(fds, ELEMENTSOF(fds), deadline == 0 ? 0 : 1000);
         if (r < 0)
@@ -188,7 +211,7 @@ static int exit_status(Exec *x)
         _cleanup_json_ json_object *p = NULL;
 
         if (x->left)
-                return EXIT_VMFERRY;
+                return x->left_status;
         if (!x->finished) {
                 cli_fail("vmferry-hostd was restarted or has ended: the command's end is not known");
                 return EXIT_VMFERRY;
@@ -209,9 +232,77 @@ static ssize_t leave_or_pass(void *userdata, uint8_t *data, size_t n)
         Exec *x = userdata;
         ssize_t kept = terminal_filter(&x->escape, data, n);
 
-        if (kept < 0)
+        if (kept < 0) {
                 x->left = true;
+                x->left_status = EXIT_VMFERRY;
+        }
         return kept;
+}
+
+/* Its output is whole from the start, each time. */
+static int attach_once(Exec *x, int fds[3], sd_bus_error *e)
+{
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        _cleanup_json_ json_object *p = NULL;
+        sd_bus_message *m = client_call_new(x->cli, x->job, IFACE_PROCESS, "Attach");
+        const char *state;
+        int r;
+
+        if (!m || sd_bus_message_append(m, "a{sv}", 0) < 0)
+                return -ENOMEM;
+        r = client_call(x->cli, m, UINT64_MAX, e, &reply);
+        if (r >= 0)
+                r = sd_bus_message_read(reply, "hh", &fds[1], &fds[2]);
+        if (r >= 0)
+                r = client_properties(x->cli, x->job, IFACE_JOB, true, &p);
+        if (r < 0)
+                return r;
+        for (int i = 1; i < 3; i++)
+                fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+        state = json_str(p, "State");
+        if (str_eq(state, "done") || str_eq(state, "failed") || str_eq(state, "cancelled")) {
+                x->finished = true;
+                free(x->result);
+                free(x->error);
+                x->result = strdup(state);
+                x->error = strdup(json_str(p, "ErrorMessage"));
+        }
+        return 0;
+}
+
+static bool is_cut(const Exec *x)
+{
+        return pump_is_over(&x->out) && pump_is_over(&x->err) && !x->finished;
+}
+
+/* The output has ended and the process has not: the guest or hostd was away. Or its end is just about to be told. */
+static int attach_again(Exec *x, int signal_fd)
+{
+        _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
+        struct pollfd polled = { .fd = signal_fd, .events = POLLIN };
+        int fds[3], r;
+
+        if (poll(&polled, 1, 0) > 0)
+                on_signal_fd(x, signal_fd);
+        r = sd_bus_wait(x->cli->bus, ATTACH_PAUSE_USEC);
+        while (r >= 0 && (r = sd_bus_process(x->cli->bus, NULL)) > 0)
+                ;
+        if (r < 0 || x->finished || x->left)
+                return r;
+        r = attach_once(x, fds, &e);
+        if (r >= 0) {
+                for (int i = 1; i < 3; i++)
+                        (void)fcntl(fds[i], F_SETFL, fcntl(fds[i], F_GETFL) | O_NONBLOCK);
+                pump_again(&x->out, fds[1]);
+                pump_again(&x->err, fds[2]);
+                x->job_gone = false;
+                return 0;
+        }
+        if (str_eq(client_error_name(&e), "NotReady") || sd_bus_error_has_name(&e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
+            sd_bus_error_has_name(&e, SD_BUS_ERROR_NO_REPLY) || sd_bus_error_has_name(&e, SD_BUS_ERROR_NAME_HAS_NO_OWNER))
+                return 0;
+        (void)client_print_error(&e, r);
+        return -ECANCELED;
 }
 
 static int drive(Exec *x, int fds[3])
@@ -237,16 +328,18 @@ static int drive(Exec *x, int fds[3])
                 pump_close(&x->in);
         if (fds[2] < 0)
                 x->err.ended = true;
-        if (x->tty) {
+        if (x->tty && isatty(STDIN_FILENO)) {
                 x->escape.at_start = true;
                 x->in.filter = leave_or_pass;
                 x->in.userdata = x;
-                r = isatty(STDIN_FILENO) ? terminal_raw() : 0;
+                r = terminal_raw();
                 if (r < 0)
                         cli_fail("the terminal stays as it is: %s", strerror(-r));
         }
-        while (!((x->finished || x->job_gone) && pump_is_over(&x->out) && pump_is_over(&x->err)) && !x->left) {
-                r = turn(x, signal_fd);
+        while (!x->left && !is_over(x)) {
+                r = x->attached && is_cut(x) ? attach_again(x, signal_fd) : turn(x, signal_fd);
+                if (r == -ECANCELED)
+                        return EXIT_VMFERRY;
                 if (r < 0) {
                         terminal_restore();
                         cli_fail("the connection to the bus was lost: %s", strerror(-r));
@@ -254,7 +347,7 @@ static int drive(Exec *x, int fds[3])
                 }
         }
         terminal_restore();
-        if (x->left) {
+        if (x->left && !x->attached) {
                 fputs("\nvmferry: left the command\n", stderr);
                 job_call(x, IFACE_JOB, "Cancel", NULL);
         }
@@ -280,24 +373,11 @@ static int run_without_descriptors(Exec *x, const char *guest_object, char **arg
                 cli_fail("standard input is more than can be sent over this bus (16 MiB)");
                 return EXIT_VMFERRY;
         }
+        x->bytes = x->input ? input ?: (const uint8_t *)"" : NULL;
+        x->n_bytes = n_input;
         m = client_call_new(x->cli, guest_object, IFACE_GUEST, "Run");
-        if (!m || sd_bus_message_append_strv(m, argv) < 0 || sd_bus_message_open_container(m, 'a', "{sv}") < 0)
+        if (!m || sd_bus_message_append_strv(m, argv) < 0 || append_options(x, m) < 0)
                 return EXIT_VMFERRY;
-        if (x->input) {
-                (void)sd_bus_message_open_container(m, 'e', "sv");
-                (void)sd_bus_message_append(m, "s", "stdin");
-                (void)sd_bus_message_open_container(m, 'v', "ay");
-                (void)sd_bus_message_append_array(m, 'y', input, n_input);
-                (void)sd_bus_message_close_container(m);
-                (void)sd_bus_message_close_container(m);
-        }
-        if (x->user)
-                (void)sd_bus_message_append(m, "{sv}", "user", "s", x->user);
-        if (x->cwd)
-                (void)sd_bus_message_append(m, "{sv}", "cwd", "s", x->cwd);
-        if (x->timeout != UINT64_MAX)
-                (void)sd_bus_message_append(m, "{sv}", "timeout", "t", x->timeout);
-        (void)sd_bus_message_close_container(m);
         r = client_call(x->cli, m, UINT64_MAX, &e, &reply);
         if (r < 0)
                 return status_of_error(&e, r);
@@ -309,11 +389,39 @@ static int run_without_descriptors(Exec *x, const char *guest_object, char **arg
         return status;
 }
 
+static int listen_for_end(Exec *x)
+{
+        int r = sd_bus_match_signal(x->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished, x);
+
+        if (r >= 0)
+                r = sd_bus_add_match(x->cli->bus, NULL,
+                                     "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
+                                     "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='" BUS_NAME "'",
+                                     on_owner, x);
+        if (r < 0)
+                cli_fail("cannot listen on the bus: %s", strerror(-r));
+        return r;
+}
+
+/* What is on this terminal is there too. */
+static char *with_term(Exec *x)
+{
+        char *term = NULL;
+
+        for (size_t i = 0; i < x->n_env; i++)
+                if (str_has_prefix(x->env[i], "TERM="))
+                        return NULL;
+        if (!x->tty || !getenv("TERM") || asprintf(&term, "TERM=%s", getenv("TERM")) < 0)
+                return NULL;
+        x->env[x->n_env++] = term;
+        return term;
+}
+
 static int start(Exec *x, const char *guest, char **argv)
 {
         _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
         _cleanup_message_ sd_bus_message *reply = NULL;
-        _cleanup_free_ char *guest_object = NULL;
+        _cleanup_free_ char *guest_object = NULL, *term = with_term(x);
         int fds[3], r;
         const char *job;
         sd_bus_message *m;
@@ -323,16 +431,8 @@ static int start(Exec *x, const char *guest, char **argv)
                 return EXIT_VMFERRY;
         if (sd_bus_can_send(x->cli->bus, 'h') <= 0)
                 return run_without_descriptors(x, guest_object, argv);
-        r = sd_bus_match_signal(x->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished, x);
-        if (r >= 0)
-                r = sd_bus_add_match(x->cli->bus, NULL,
-                                     "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
-                                     "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='" BUS_NAME "'",
-                                     on_owner, x);
-        if (r < 0) {
-                cli_fail("cannot listen on the bus: %s", strerror(-r));
+        if (listen_for_end(x) < 0)
                 return EXIT_VMFERRY;
-        }
         m = client_call_new(x->cli, guest_object, IFACE_GUEST, "Exec");
         if (!m || sd_bus_message_append_strv(m, argv) < 0 || append_options(x, m) < 0) {
                 cli_fail("the command cannot be given over D-Bus: is it valid UTF-8?");
@@ -366,36 +466,21 @@ static int start(Exec *x, const char *guest, char **argv)
 static int attach(Exec *x, const char *id)
 {
         _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
-        _cleanup_message_ sd_bus_message *reply = NULL;
-        _cleanup_json_ json_object *p = NULL;
         int fds[3] = { -EBADF, -EBADF, -EBADF }, r;
-        sd_bus_message *m;
-        const char *state;
 
         if (id[0] == 0 || strspn(id, "0123456789") != strlen(id))
-                return cli_usage("exec", "'%s' is not the id of a job", id), EXIT_VMFERRY;
-        if (asprintf(&x->job, "/org/vmferry1/job/%s", id) < 0 || !client_bus(x->cli))
+                return cli_usage("exec", "'%s' is not the id of a job", id);
+        if (asprintf(&x->job, "/org/vmferry1/job/%s", id) < 0 || !client_bus(x->cli) || listen_for_end(x) < 0)
                 return EXIT_VMFERRY;
-        r = sd_bus_match_signal(x->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished, x);
-        m = client_call_new(x->cli, x->job, IFACE_PROCESS, "Attach");
-        if (r < 0 || !m || sd_bus_message_append(m, "a{sv}", 0) < 0)
-                return EXIT_VMFERRY;
-        r = client_call(x->cli, m, UINT64_MAX, &e, &reply);
-        if (r < 0 || sd_bus_message_read(reply, "hh", &fds[1], &fds[2]) < 0) {
-                (void)client_print_error(&e, r);
+        x->attached = true;
+        r = attach_once(x, fds, &e);
+        if (r < 0) {
+                if (sd_bus_error_has_name(&e, SD_BUS_ERROR_UNKNOWN_OBJECT))
+                        cli_fail("there is no job %s", id);
+                else
+                        (void)client_print_error(&e, r);
                 return EXIT_VMFERRY;
         }
-        if (client_properties(x->cli, x->job, IFACE_JOB, false, &p) < 0)
-                return EXIT_VMFERRY;
-        state = json_str(p, "State");
-        if (str_eq(state, "done") || str_eq(state, "failed") || str_eq(state, "cancelled")) {
-                x->finished = true;
-                x->result = strdup(state);
-                x->error = strdup(json_str(p, "ErrorMessage"));
-        }
-        for (int i = 1; i < 3; i++)
-                fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
-        reply = sd_bus_message_unref(reply);
         return drive(x, fds);
 }
 
@@ -412,7 +497,7 @@ int command_exec(Cli *cli, int argc, char **argv)
         const char *attach_to = NULL;
         int o;
 
-        x.env = calloc((size_t)argc + 1, sizeof(char *));
+        x.env = calloc((size_t)argc + 1, sizeof(char *)); /* one more than there can be options: TERM */
         if (!x.env)
                 return EXIT_VMFERRY;
         while ((o = getopt_long(argc, argv, "+tiu:w:e:d", options, NULL)) >= 0)
@@ -468,8 +553,8 @@ int command_shell(Cli *cli, int argc, char **argv)
         static const struct option options[] = { { "user", required_argument, NULL, 'u' }, {} };
         /* The login shell of the user, as passwd(5) names it; guestd puts SHELL there. */
         char *shell[] = { (char *)"/bin/sh", (char *)"-c", (char *)"exec \"${SHELL:-/bin/sh}\" -l", NULL };
-        Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true };
-        char *term = NULL;
+        char *env[1];
+        Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true, .env = env };
         int o;
 
         while ((o = getopt_long(argc, argv, "u:", options, NULL)) >= 0) {
@@ -479,9 +564,5 @@ int command_shell(Cli *cli, int argc, char **argv)
         }
         if (argc - optind != 1)
                 return cli_usage("shell", "takes one guest");
-        if (getenv("TERM") && asprintf(&term, "TERM=%s", getenv("TERM")) >= 0) {
-                x.env = &term;
-                x.n_env = 1;
-        }
         return start(&x, argv[optind], shell);
 }

@@ -28,6 +28,17 @@ void pump_close(Pump *p)
         p->ended = true;
 }
 
+void pump_again(Pump *p, int in)
+{
+        pump_close(p);
+        p->in = in;
+        p->owns_in = true;
+        p->ended = false;
+        p->error = 0;
+        p->n = p->offset = 0;
+        p->skip = p->total;
+}
+
 static void pump_read(Pump *p)
 {
         ssize_t l;
@@ -39,7 +50,7 @@ static void pump_read(Pump *p)
                         return;
                 }
         }
-        l = read(p->in, p->buffer, PUMP_BUFFER);
+        l = read(p->in, p->buffer, p->filter ? PUMP_BUFFER - 1 : PUMP_BUFFER); /* a filter may give back one byte more */
         if (l < 0) {
                 if (errno == EIO && p->filter == NULL && isatty(p->in))
                         l = 0;
@@ -59,7 +70,8 @@ static void pump_read(Pump *p)
                 return;
         }
         p->n = (size_t)l;
-        p->offset = 0;
+        p->offset = (size_t)MIN((uint64_t)l, p->skip);
+        p->skip -= p->offset;
 }
 
 void pump_step(Pump *p, const struct pollfd *polled)

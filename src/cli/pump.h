@@ -21,6 +21,7 @@ typedef struct Pump {
         bool broken_out;     /* it was the writing end */
         size_t n, offset;
         uint64_t total;      /* bytes written */
+        uint64_t skip;       /* bytes read next that were written before */
         uint8_t *buffer;
         /* Looks at what was read before it is written; may shorten it. Returns the bytes to keep, -1: stop. May be NULL. */
         ssize_t (*filter)(void *userdata, uint8_t *data, size_t n);
@@ -31,4 +32,6 @@ bool pump_is_over(const Pump *p);
 /* Fills one pollfd (fd -1: nothing to wait for). */
 void pump_prepare(const Pump *p, struct pollfd *ret);
 void pump_step(Pump *p, const struct pollfd *polled);
+/* Another source, which begins anew with what was written already. Takes in over. */
+void pump_again(Pump *p, int in);
 void pump_close(Pump *p); /* closes what it owns; over from then on */

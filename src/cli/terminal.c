@@ -7,7 +7,6 @@
 #include <termios.h>
 
 #include "base/base.h"
-#include "cli/pump.h"
 
 static struct termios saved;
 static volatile sig_atomic_t is_raw;
@@ -72,16 +71,13 @@ ssize_t terminal_filter(void *userdata, uint8_t *data, size_t n)
                         if (b == '.')
                                 return -1;
                         if (b != '~') {
-                                /* The tilde was held back; this byte came behind it. A held tilde is the only byte that a
-                                 * read can be short of, so there is room for it unless the read began with this byte. */
-                                if (kept < i)
-                                        data[kept++] = '~';
-                                else if (n < PUMP_BUFFER) {
-                                        memmove(data + kept + 1, data + kept, n - kept);
-                                        data[kept++] = '~';
+                                /* The tilde was held back, perhaps by an earlier call: there is room for one byte more. */
+                                if (kept == i) {
+                                        memmove(data + i + 1, data + i, n - i);
                                         n++;
                                         i++;
                                 }
+                                data[kept++] = '~';
                         }
                 } else if (b == '~' && e->at_start) {
                         e->inside = true;
