@@ -1,68 +1,80 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What escape_text() lets through, sd-bus and a terminal take; what it doesn't can be read.
+ * Escaping: what passes as it is, what does not, and where a text is cut.
  */
 
 #include <check.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/base.h"
 #include "base/escape.h"
 
-static void escapes_to(const char *in, size_t n, size_t max, const char *out)
-{
-        _cleanup_free_ char *s = escape_text(in, n, max);
+#define TEXT(s) s, sizeof(s) - 1
 
-        ck_assert_ptr_nonnull(s);
-        ck_assert_str_eq(s, out);
-}
-
-START_TEST(characters)
+START_TEST(test_texts)
 {
         static const struct {
-                const char *in, *out;
-        } table[] = {
-                { "", "" },
-                { "web01", "web01" },
-                { "Grüße 日本 🙂", "Grüße 日本 🙂" },
-                { "a\\b", "a\\\\b" },
-                { "a\nb\tc", "a\\x0ab\\x09c" },
-                { "\x1b[2J", "\\x1b[2J" },
-                { "\x7f", "\\x7f" },
-                { "\xc2\x9b", "\\xc2\\x9b" },                   /* C1 */
-                { "\xe2\x80\xae", "\\xe2\\x80\\xae" },          /* U+202E, right to left */
-                { "\xe2\x80\xa8", "\\xe2\\x80\\xa8" },          /* U+2028, a new line */
-                { "\xff\xfe", "\\xff\\xfe" },                   /* no UTF-8 */
-                { "\xc0\xaf", "\\xc0\\xaf" },                   /* overlong */
-                { "\xed\xa0\x80", "\\xed\\xa0\\x80" },          /* a surrogate */
-                { "\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80" }, /* past the end */
-                { "\xe2\x82", "\\xe2\\x82" },                   /* cut */
-                { "\xef\xb7\x8f", "\xef\xb7\x8f" },             /* U+FDCF */
-                { "\xef\xb7\x90", "\\xef\\xb7\\x90" },          /* U+FDD0, the first noncharacter */
-                { "\xef\xb7\xaf", "\\xef\\xb7\\xaf" },
-                { "\xef\xb7\xb0", "\xef\xb7\xb0" },
-                { "\xef\xbf\xbd", "\xef\xbf\xbd" }, /* U+FFFD, the replacement character */
-                { "\xef\xbf\xbe", "\\xef\\xbf\\xbe" },
-                { "\xef\xbf\xbf", "\\xef\\xbf\\xbf" },
-                { "\xf0\x9f\xbf\xbd", "\xf0\x9f\xbf\xbd" },
-                { "\xf0\x9f\xbf\xbe", "\\xf0\\x9f\\xbf\\xbe" }, /* U+1FFFE */
-                { "\xf4\x8f\xbf\xbf", "\\xf4\\x8f\\xbf\\xbf" }, /* U+10FFFF */
+                const char *in;
+                size_t n, max;
+                const char *out;
+        } cases[] = {
+                { TEXT(""), 10, "" },
+                { TEXT("plain"), 100, "plain" },
+                { TEXT("a\\b"), 100, "a\\\\b" },
+                { TEXT("tab\tnl\n"), 100, "tab\\x09nl\\x0a" },
+                { TEXT("\x1b[31m"), 100, "\\x1b[31m" },
+                { TEXT("nul\0in"), 100, "nul\\x00in" },
+                { TEXT("\x7f"), 100, "\\x7f" },
+                { TEXT("gr\xc3\xbc\xc3\x9f"), 100, "gr\xc3\xbc\xc3\x9f" },
+                { TEXT("\xf0\x9f\x9a\xa2"), 100, "\xf0\x9f\x9a\xa2" },
+                { TEXT("\xff"), 100, "\\xff" },
+                { TEXT("\xc3"), 100, "\\xc3" },
+                { TEXT("\xc0\xaf"), 100, "\\xc0\\xaf" },                   /* overlong */
+                { TEXT("\xed\xa0\x80"), 100, "\\xed\\xa0\\x80" },          /* a surrogate */
+                { TEXT("\xf4\x90\x80\x80"), 100, "\\xf4\\x90\\x80\\x80" }, /* past U+10FFFF */
+                { TEXT("\xc2\x9b"), 100, "\\xc2\\x9b" },                   /* C1 */
+                { TEXT("\xc2\xa0"), 100, "\xc2\xa0" },
+                { TEXT("a\xe2\x80\xae"
+                       "b"),
+                  100,
+                  "a\\xe2\\x80\\xae"
+                  "b" }, /* right-to-left override */
+                { TEXT("12345"), 5, "12345" },
+                { TEXT("123456"), 5, "12\xe2\x80\xa6" },
+                { TEXT("\xc3\xbc\xc3\xbc\xc3\xbc"), 5, "\xc3\xbc\xe2\x80\xa6" },
+                { TEXT("123456"), 3, "\xe2\x80\xa6" },
+                { TEXT("123456"), 2, "" },
+                { TEXT("123456"), 0, "" },
+                { TEXT("\x01\x01"), 7, "\\x01\xe2\x80\xa6" },
         };
 
-        for (size_t i = 0; i < ELEMENTSOF(table); i++)
-                escapes_to(table[i].in, strlen(table[i].in), 1000, table[i].out);
-        escapes_to("a\0b", 3, 1000, "a\\x00b");
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                _cleanup_free_ char *copy = malloc(cases[i].n + 1), *out = NULL;
+
+                memcpy(copy, cases[i].in, cases[i].n);
+                out = escape_text(copy, cases[i].n, cases[i].max);
+                ck_assert_str_eq(out, cases[i].out);
+                ck_assert_uint_le(strlen(out), cases[i].max);
+        }
 }
 END_TEST
 
-START_TEST(cut_at_the_limit)
+START_TEST(test_every_maximum)
 {
-        escapes_to("abcdef", 6, 6, "abcdef");
-        escapes_to("abcdefg", 7, 6, "abc…");
-        escapes_to("ab\n\n", 4, 9, "ab\\x0a…");
-        escapes_to("abc", 3, 2, "");
-        escapes_to("abc", 3, 0, "");
+        static const char in[] = "a\n\xc3\xbc\xff\\z\xf0\x9f\x9a\xa2";
+
+        for (size_t max = 0; max < 40; max++)
+                for (size_t n = 0; n < sizeof in; n++) {
+                        _cleanup_free_ char *out = escape_text(in, n, max);
+
+                        ck_assert_ptr_nonnull(out);
+                        ck_assert_uint_le(strlen(out), max);
+                        for (size_t o = 0; out[o];) {
+                                size_t k = escape_utf8_length(out + o, strlen(out + o));
+
+                                ck_assert_uint_gt(k, 0);
+                                o += k;
+                        }
+                }
 }
 END_TEST
 
@@ -70,13 +82,15 @@ int main(void)
 {
         Suite *s = suite_create("escape");
         TCase *t = tcase_create("escape");
+        SRunner *r;
+        int n;
 
-        tcase_add_test(t, characters);
-        tcase_add_test(t, cut_at_the_limit);
+        tcase_add_test(t, test_texts);
+        tcase_add_test(t, test_every_maximum);
         suite_add_tcase(s, t);
-        SRunner *sr = srunner_create(s);
-        srunner_run_all(sr, CK_NORMAL);
-        int n_failed = srunner_ntests_failed(sr);
-        srunner_free(sr);
-        return n_failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+        r = srunner_create(s);
+        srunner_run_all(r, CK_ENV);
+        n = srunner_ntests_failed(r);
+        srunner_free(r);
+        return n ? EXIT_FAILURE : EXIT_SUCCESS;
 }
