@@ -160,8 +160,18 @@ int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetai
         return r;
 }
 
-/* Reading properties is `inspect` too, except for one's own jobs. sd-bus answers these calls itself, so they are stopped
- * on their way to it. */
+/* What sd-bus would answer by itself about guests and jobs: their properties, and which there are. */
+static bool is_looking(sd_bus_message *m)
+{
+        const char *path = sd_bus_message_get_path(m);
+
+        if (sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Introspectable", NULL))
+                return str_eq(path, BUS_GUEST_PREFIX) || str_eq(path, BUS_JOB_PREFIX);
+        return sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Properties", NULL) ||
+               sd_bus_message_is_method_call(m, "org.freedesktop.DBus.ObjectManager", NULL);
+}
+
+/* That is `inspect` too, except for one's own jobs, so it is stopped on its way there. */
 static int on_filter(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
         PolkitDetails details = {};
@@ -171,8 +181,7 @@ static int on_filter(sd_bus_message *m, void *userdata, sd_bus_error *error)
         const Job *j;
         int r;
 
-        if (!sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Properties", NULL) &&
-            !sd_bus_message_is_method_call(m, "org.freedesktop.DBus.ObjectManager", NULL))
+        if (!is_looking(m))
                 return 0;
         if ((r = bus_peers_find(b->peers, m, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
@@ -334,6 +343,11 @@ int bus_new(Host *h, Jobs *js, Loop *loop, Bus **ret)
         jobs_set_ops(js, &bus_job_ops, b);
         *ret = b;
         return 0;
+}
+
+void bus_set_engines(Bus *b, Queue *q)
+{
+        b->queue = q;
 }
 
 Bus *bus_free(Bus *b)
