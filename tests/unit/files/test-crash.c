@@ -62,7 +62,7 @@ static void killed_transfer(const char *from, const char *to, bool again, unsign
 
 START_TEST(test_file)
 {
-        for (int i = 0; i < 60; i++) {
+        for (int i = 0; i < 30; i++) {
                 const char *dst = scratch_path("dst"), *old = scratch_path("old"),
                            *new = scratch_path("new");
 
@@ -87,7 +87,7 @@ START_TEST(test_tree)
                       "echo $d $f >$d/$f; done; head -c 400000 /dev/urandom >$d/large; ln $d/1 $d/zz; done",
                       src, src),
                 0);
-        for (int i = 0; i < 25; i++) {
+        for (int i = 0; i < 8; i++) {
                 ck_assert_int_eq(shell("rm -rf '%s'", dst), 0);
                 for (int k = 0; k < 3; k++) {
                         killed_transfer(src, dst, k > 0, 40000);
