@@ -50,6 +50,7 @@ int command_jobs(Cli *c, int argc, char **argv);
 int command_cancel(Cli *c, int argc, char **argv);
 int command_enable(Cli *c, int argc, char **argv);
 int command_disable(Cli *c, int argc, char **argv);
+int command_metrics(Cli *c, int argc, char **argv);
 
 /* The reason, one line, on stderr; returns EXIT_FAILED. */
 int cli_fail(const char *format, ...) _printf_(1, 2);

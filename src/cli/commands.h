@@ -22,5 +22,6 @@ static const Command commands[] = {
         { "cancel", command_cancel, "ID", "end a job" },
         { "enable", command_enable, "DOMAIN [--dry-run]", "add the channels, live where it runs" },
         { "disable", command_disable, "DOMAIN [--dry-run]", "remove them" },
+        { "metrics", command_metrics, "", "counters in OpenMetrics text" },
         {},
 };

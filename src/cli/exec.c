@@ -551,8 +551,8 @@ int command_exec(Cli *cli, int argc, char **argv)
 int command_shell(Cli *cli, int argc, char **argv)
 {
         static const struct option options[] = { { "user", required_argument, NULL, 'u' }, {} };
-        /* The login shell of the user, as passwd(5) names it; guestd puts SHELL there. */
-        char *shell[] = { (char *)"/bin/sh", (char *)"-c", (char *)"exec \"${SHELL:-/bin/sh}\" -l", NULL };
+        /* The login shell of the user, as passwd(5) names it, at home; guestd puts SHELL and HOME there. */
+        char *shell[] = { (char *)"/bin/sh", (char *)"-c", (char *)"cd 2>/dev/null; exec \"${SHELL:-/bin/sh}\" -l", NULL };
         char *env[1];
         Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true, .env = env };
         int o;
