@@ -8,7 +8,6 @@
 
 #include "base/escape.h"
 #include "hostd/guest-private.h"
-#include "proto/name.h"
 
 void facts_init(GuestFacts *f)
 {
@@ -37,11 +36,8 @@ void facts_done(GuestFacts *f)
 
 static char *text_take(const char *untrusted)
 {
-        _cleanup_free_ char *escaped = NULL;
+        _cleanup_free_ char *escaped = escape_text(untrusted, strlen(untrusted), FACT_BYTES_MAX);
 
-        if (name_is_text(untrusted, FACT_BYTES_MAX) && !strpbrk(untrusted, "\n\t"))
-                return g_strdup(untrusted);
-        escaped = escape_text(untrusted, strlen(untrusted), FACT_BYTES_MAX);
         return g_strdup(escaped ? escaped : "");
 }
 
