@@ -187,31 +187,6 @@ static void host_take_events(Host *h)
 }
 
 /* 0; -ENODEV: the port is gone, and so is everything that hung on it. */
-static int host_read(Host *h)
-{
-        for (unsigned i = 0; i < READS_PER_TURN; i++) {
-                uint8_t *buf;
-                size_t room;
-
-                session_input_space(h->session, &buf, &room);
-                ssize_t n = read(port_fd(h->port), buf, room);
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0 && errno != EAGAIN) {
-                        port_reopen(h->port, strerror(errno));
-                        return -ENODEV;
-                }
-                if (n <= 0)
-                        return 0; /* nothing now, or no client: not an end */
-                session_input_commit(h->session, (size_t)n, loop_now(h->loop));
-                host_take_events(h);
-                if (h->must_renew)
-                        return 0;
-        }
-        h->has_more = true;
-        return 0;
-}
-
 static int host_write(Host *h)
 {
         for (unsigned i = 0; i < WRITES_PER_TURN; i++) {
@@ -236,6 +211,38 @@ static int host_write(Host *h)
                  * hands. */
                 loop_timer_set(h->again, loop_now(h->loop) + WRITE_RETRY_USEC);
                 return 0;
+        }
+        h->has_more = true;
+        return 0;
+}
+
+/* The same. */
+static int host_read(Host *h)
+{
+        for (unsigned i = 0; i < READS_PER_TURN; i++) {
+                uint8_t *buf;
+                size_t room;
+
+                session_input_space(h->session, &buf, &room);
+                ssize_t n = read(port_fd(h->port), buf, room);
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno != EAGAIN) {
+                        port_reopen(h->port, strerror(errno));
+                        return -ENODEV;
+                }
+                if (n <= 0)
+                        return 0; /* nothing now, or no client: not an end */
+                session_input_commit(h->session, (size_t)n, loop_now(h->loop));
+                host_take_events(h);
+                if (h->must_renew)
+                        return 0;
+                /* An answer goes before a look for more, which is most often in vain. */
+                if (session_output_pending(h->session) && !h->is_mute) {
+                        int r = host_write(h);
+                        if (r < 0)
+                                return r;
+                }
         }
         h->has_more = true;
         return 0;

@@ -361,10 +361,11 @@ static void on_readable(void *userdata)
         while (n > 0 && total < READ_PER_TURN) {
                 uint64_t now = fs_now_usec();
                 uint8_t *buf;
-                size_t room;
+                size_t room, wanted;
 
                 session_input_space(l->session, &buf, &room);
-                n = channel_read(l->channel, buf, MIN(room, (size_t)READ_PER_TURN - total));
+                wanted = MIN(room, (size_t)READ_PER_TURN - total);
+                n = channel_read(l->channel, buf, wanted);
                 if (n < 0) {
                         link_lost(g, now);
                         break;
@@ -375,6 +376,8 @@ static void on_readable(void *userdata)
                 session_input_commit(l->session, (size_t)n, now);
                 if (!link_events(g, now))
                         break;
+                if ((size_t)n < wanted)
+                        break; /* the socket is empty, or wakes us again */
         }
         link_flush(g);
         guest_arm(g);
