@@ -56,17 +56,21 @@ static char *command_line(const char *const *argv)
 void audit_write(const AuditEntry *a)
 {
         g_autofree char *command = a->command ? command_line(a->command) : NULL;
-        const char *result = a->refused ? "refused" : a->error == WIRE_OK ? "done"
-                             : a->error == WIRE_CANCELLED ? "cancelled" : "failed";
+        const char *result = a->refused                   ? "refused"
+                             : a->error == WIRE_OK        ? "done"
+                             : a->error == WIRE_CANCELLED ? "cancelled"
+                                                          : "failed";
         const char *guest = a->guest_name ? a->guest_name : "?";
-        g_autofree char *who = a->caller ? g_strdup_printf("uid %" PRIu32, (uint32_t)a->caller->uid) : g_strdup("the guest");
+        g_autofree char *who = a->caller ? g_strdup_printf("uid %" PRIu32, (uint32_t)a->caller->uid)
+                                         : g_strdup("the guest");
         Fields f = { .n = 0 };
         const char *what = command ? command : a->path ? a->path : a->topic ? a->topic : "";
         _cleanup_free_ char *shown = command ? strdup(command) : escape_text(what, strlen(what), 200);
         _cleanup_free_ char *shown_guest = escape_text(guest, strlen(guest), FACT_BYTES_MAX);
 
-        put(&f, "MESSAGE=%s of %s in guest %s by %s: %s%s%s", a->verb, shown ? shown : "", shown_guest ? shown_guest : "",
-            who, result, a->error != WIRE_OK ? ", " : "", a->error != WIRE_OK ? wire_error_to_string(a->error) : "");
+        put(&f, "MESSAGE=%s of %s in guest %s by %s: %s%s%s", a->verb, shown ? shown : "",
+            shown_guest ? shown_guest : "", who, result, a->error != WIRE_OK ? ", " : "",
+            a->error != WIRE_OK ? wire_error_to_string(a->error) : "");
         put(&f, "MESSAGE_ID=" AUDIT_MESSAGE_ID);
         put(&f, "PRIORITY=%i", a->refused ? LOG_NOTICE : LOG_INFO);
         put(&f, "SYSLOG_IDENTIFIER=vmferry-hostd");

@@ -2,25 +2,26 @@
 #pragma once
 
 /*
- * One structured journal entry for each command, transfer and message, done or refused: who, what, how much, with what
- * result. Fields DOMAIN_UUID=, DOMAIN_NAME=, JOB_ID=, VMFERRY_*= as in vmferry-hostd(8). Everything is escaped here.
+ * One structured journal entry for each command, transfer and message, done or refused: who, what, how much,
+ * with what result. Fields DOMAIN_UUID=, DOMAIN_NAME=, JOB_ID=, VMFERRY_*= as in vmferry-hostd(8).
+ * Everything is escaped here.
  */
 
 #include "hostd/job.h"
 
-typedef struct AuditEntry { /* NULL, 0: not said */
-        const char *verb;   /* "exec", "push", "pull", "send", "call", "publish", "manage", … */
+typedef struct AuditEntry {   /* NULL, 0: not said */
+        const char *verb;     /* "exec", "push", "pull", "send", "call", "publish", "manage", … */
         const Caller *caller; /* NULL: the guest itself */
         const char *guest_uuid, *guest_name;
         uint32_t job;
-        const char *id;     /* as the guest logs it */
+        const char *id; /* as the guest logs it */
         const char *const *command;
         const char *user, *path, *host_path, *topic, *digest;
         bool has_bytes;
         uint64_t n_bytes;
         bool has_exit;
         int exit_status;
-        bool refused;       /* by policy, before anything happened */
+        bool refused; /* by policy, before anything happened */
         WireError error;
         const char *text;
 } AuditEntry;

@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * Our errors in the words of D-Bus: WireError and a sentence to a bus error name and a message that is valid UTF-8.
+ * Our errors in the words of D-Bus: WireError and a sentence to a bus error name and a message that is valid
+ * UTF-8.
  */
 
 #include <systemd/sd-bus.h>

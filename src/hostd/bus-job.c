@@ -14,11 +14,12 @@
 
 static int no_such_job(sd_bus_error *error)
 {
-        return sd_bus_error_set(error, SD_BUS_ERROR_UNKNOWN_OBJECT, "The job is finished, and was forgotten since");
+        return sd_bus_error_set(error, SD_BUS_ERROR_UNKNOWN_OBJECT,
+                                "The job is finished, and was forgotten since");
 }
 
-static int get_text(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                    void *userdata, sd_bus_error *error)
+static int get_text(sd_bus *bus, const char *path, const char *iface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Job *j = bus_find_job_path(userdata, path);
         const char *text = "";
@@ -48,8 +49,8 @@ static int get_text(sd_bus *bus, const char *path, const char *iface, const char
         return sd_bus_message_append_basic(reply, 's', text);
 }
 
-static int get_number(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                      void *userdata, sd_bus_error *error)
+static int get_number(sd_bus *bus, const char *path, const char *iface, const char *property,
+                      sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Job *j = bus_find_job_path(userdata, path);
         uint64_t n = 0;
@@ -77,8 +78,8 @@ static int get_number(sd_bus *bus, const char *path, const char *iface, const ch
         return sd_bus_message_append_basic(reply, 't', &n);
 }
 
-static int get_argv(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                    void *userdata, sd_bus_error *error)
+static int get_argv(sd_bus *bus, const char *path, const char *iface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Job *j = bus_find_job_path(userdata, path);
 
@@ -87,8 +88,8 @@ static int get_argv(sd_bus *bus, const char *path, const char *iface, const char
         return sd_bus_message_append_strv(reply, j->process->argv);
 }
 
-static int get_process(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                       void *userdata, sd_bus_error *error)
+static int get_process(sd_bus *bus, const char *path, const char *iface, const char *property,
+                       sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Job *j = bus_find_job_path(userdata, path);
 
@@ -97,7 +98,8 @@ static int get_process(sd_bus *bus, const char *path, const char *iface, const c
         if (str_eq(property, "GuestPid"))
                 return sd_bus_message_append_basic(reply, 'u', &j->process->guest_pid);
         return sd_bus_message_append_basic(reply, 'i',
-                                           str_eq(property, "ExitSignal") ? &j->process->exit_signal : &j->process->exit_status);
+                                           str_eq(property, "ExitSignal") ? &j->process->exit_signal
+                                                                          : &j->process->exit_status);
 }
 
 /* A job is its owner's and root's; others need `manage`, or for looking `inspect`. */
@@ -131,7 +133,8 @@ static int method_cancel(sd_bus_message *m, void *userdata, sd_bus_error *error)
 
         if (r <= 0)
                 return r < 0 ? r : 1;
-        if ((r = sd_bus_reply_method_return(m, NULL)) < 0) /* first, so that it precedes what follows from it */
+        if ((r = sd_bus_reply_method_return(m, NULL)) <
+            0) /* first, so that it precedes what follows from it */
                 return r;
         jobs_cancel(b->jobs, j);
         return 1;
@@ -156,15 +159,19 @@ static int method_wait(sd_bus_message *m, void *userdata, sd_bus_error *error)
 static int process_error(const Job *j, int r, sd_bus_error *error)
 {
         if (r == -ESRCH)
-                return bus_error_set(error, WIRE_NOT_FOUND, "%s in guest %s has ended already", j->process->argv[0], j->guest_name);
+                return bus_error_set(error, WIRE_NOT_FOUND, "%s in guest %s has ended already",
+                                     j->process->argv[0], j->guest_name);
         if (r == -ENOTCONN)
                 return bus_error_set(error, WIRE_NOT_READY, "Guest %s is not ready", j->guest_name);
         if (r == -ENOTTY)
-                return bus_error_set(error, WIRE_UNSUPPORTED, "%s in guest %s has no terminal", j->process->argv[0], j->guest_name);
-        if (r == -ENOTSUP)
-                return bus_error_set(error, WIRE_UNSUPPORTED, "%s in guest %s is not detached: its output went to its caller",
+                return bus_error_set(error, WIRE_UNSUPPORTED, "%s in guest %s has no terminal",
                                      j->process->argv[0], j->guest_name);
-        return bus_error_set(error, WIRE_FAILED, "%s in guest %s: %s", j->process->argv[0], j->guest_name, g_strerror(-r));
+        if (r == -ENOTSUP)
+                return bus_error_set(error, WIRE_UNSUPPORTED,
+                                     "%s in guest %s is not detached: its output went to its caller",
+                                     j->process->argv[0], j->guest_name);
+        return bus_error_set(error, WIRE_FAILED, "%s in guest %s: %s", j->process->argv[0], j->guest_name,
+                             g_strerror(-r));
 }
 
 static int method_kill(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -180,7 +187,8 @@ static int method_kill(sd_bus_message *m, void *userdata, sd_bus_error *error)
         if ((r = authorize(userdata, m, "manage", &j, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!j->process || job_state_is_final(j->state))
-                return bus_error_set(error, WIRE_NOT_FOUND, "The process in guest %s has ended already", j->guest_name);
+                return bus_error_set(error, WIRE_NOT_FOUND, "The process in guest %s has ended already",
+                                     j->guest_name);
         if ((r = j->process->kill(j->userdata, signal)) < 0)
                 return process_error(j, r, error);
         return sd_bus_reply_method_return(m, NULL);
@@ -197,7 +205,8 @@ static int method_resize(sd_bus_message *m, void *userdata, sd_bus_error *error)
         if ((r = authorize(userdata, m, "manage", &j, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!j->process || job_state_is_final(j->state))
-                return bus_error_set(error, WIRE_NOT_FOUND, "The process in guest %s has ended already", j->guest_name);
+                return bus_error_set(error, WIRE_NOT_FOUND, "The process in guest %s has ended already",
+                                     j->guest_name);
         if ((r = j->process->resize(j->userdata, rows, columns)) < 0)
                 return process_error(j, r, error);
         return sd_bus_reply_method_return(m, NULL);
@@ -231,7 +240,8 @@ static int method_attach(sd_bus_message *m, void *userdata, sd_bus_error *error)
 const sd_bus_vtable bus_job_vtable[] = {
         SD_BUS_VTABLE_START(0),
         SD_BUS_METHOD_WITH_ARGS("Cancel", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, method_cancel, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Wait", ARGS("t", timeout_usec), SD_BUS_RESULT("s", state), method_wait, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Wait", ARGS("t", timeout_usec), SD_BUS_RESULT("s", state), method_wait,
+                                CALLABLE),
         SD_BUS_PROPERTY("Id", "u", get_number, 0, FIXED),
         SD_BUS_PROPERTY("Kind", "s", get_text, 0, FIXED),
         SD_BUS_PROPERTY("Guest", "o", get_text, 0, FIXED),
@@ -257,8 +267,10 @@ const sd_bus_vtable bus_job_vtable[] = {
 const sd_bus_vtable bus_process_vtable[] = {
         SD_BUS_VTABLE_START(0),
         SD_BUS_METHOD_WITH_ARGS("Kill", ARGS("i", signal), SD_BUS_NO_RESULT, method_kill, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Resize", ARGS("q", rows, "q", columns), SD_BUS_NO_RESULT, method_resize, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Attach", ARGS("a{sv}", options), SD_BUS_RESULT("h", stdout, "h", stderr), method_attach, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Resize", ARGS("q", rows, "q", columns), SD_BUS_NO_RESULT, method_resize,
+                                CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Attach", ARGS("a{sv}", options), SD_BUS_RESULT("h", stdout, "h", stderr),
+                                method_attach, CALLABLE),
         SD_BUS_PROPERTY("Argv", "as", get_argv, 0, FIXED),
         SD_BUS_PROPERTY("GuestPid", "u", get_process, 0, FIXED),
         SD_BUS_PROPERTY("ExitStatus", "i", get_process, 0, TOLD),
@@ -281,15 +293,16 @@ static void on_changed(void *userdata, Job *j, bool progress_only)
         Bus *b = userdata;
 
         if (progress_only) {
-                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "BytesTotal", "BytesDone", "FilesTotal", "FilesDone",
-                                                     "Rate", NULL);
+                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "BytesTotal", "BytesDone",
+                                                     "FilesTotal", "FilesDone", "Rate", NULL);
                 return;
         }
         if (j->process && j->process->exited)
-                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_PROCESS, "ExitStatus", "ExitSignal", NULL);
-        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "State", "BytesTotal", "BytesDone", "FilesTotal",
-                                             "FilesDone", "Rate", "StartedAt", "FinishedAt", "Digest", "ErrorName",
-                                             "ErrorMessage", NULL);
+                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_PROCESS, "ExitStatus", "ExitSignal",
+                                                     NULL);
+        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "State", "BytesTotal", "BytesDone",
+                                             "FilesTotal", "FilesDone", "Rate", "StartedAt", "FinishedAt",
+                                             "Digest", "ErrorName", "ErrorMessage", NULL);
 }
 
 static void on_finished(void *userdata, Job *j)
@@ -298,7 +311,8 @@ static void on_finished(void *userdata, Job *j)
         const char *state = job_state_to_string(j->state);
         Bus *b = userdata;
 
-        (void)sd_bus_emit_signal(b->bus, path, IFACE_JOB, "Finished", "sss", state, bus_error_name(j->error), j->error_message);
+        (void)sd_bus_emit_signal(b->bus, path, IFACE_JOB, "Finished", "sss", state, bus_error_name(j->error),
+                                 j->error_message);
         for (GList *l = b->waits.head, *next; l; l = next) {
                 BusWait *w = l->data;
                 next = l->next;
@@ -314,8 +328,10 @@ static void on_removed(void *userdata, Job *j)
         _cleanup_free_ char *path = bus_job_path(j->id);
         Bus *b = userdata;
 
-        (void)sd_bus_emit_interfaces_removed(b->bus, path, IFACE_JOB, j->process ? IFACE_PROCESS : NULL, NULL);
-        (void)sd_bus_emit_signal(b->bus, BUS_PATH, IFACE_MANAGER, "JobRemoved", "uos", j->id, path, job_state_to_string(j->state));
+        (void)sd_bus_emit_interfaces_removed(b->bus, path, IFACE_JOB, j->process ? IFACE_PROCESS : NULL,
+                                             NULL);
+        (void)sd_bus_emit_signal(b->bus, BUS_PATH, IFACE_MANAGER, "JobRemoved", "uos", j->id, path,
+                                 job_state_to_string(j->state));
 }
 
 static void on_count_changed(void *userdata)

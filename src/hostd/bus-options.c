@@ -24,9 +24,11 @@ static int read_environment(sd_bus_message *m, const char *key, char ***ret, sd_
                 return r;
         while ((r = sd_bus_message_read(m, "{ss}", &name, &value)) > 0) {
                 if (!name_is_variable(name))
-                        return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"%s\": \"%s\" is no name of a variable", key, name);
+                        return bus_error_set(error, WIRE_INVALID_ARGS,
+                                             "Option \"%s\": \"%s\" is no name of a variable", key, name);
                 if (env->len >= ARGV_MAX)
-                        return bus_error_set(error, WIRE_TOO_LARGE, "Option \"%s\" may have %u elements", key, ARGV_MAX);
+                        return bus_error_set(error, WIRE_TOO_LARGE, "Option \"%s\" may have %u elements",
+                                             key, ARGV_MAX);
                 g_ptr_array_add(env, g_strdup_printf("%s=%s", name, value));
         }
         if (r < 0 || (r = sd_bus_message_exit_container(m)) < 0)
@@ -79,16 +81,17 @@ int bus_options_read(sd_bus_message *m, const BusOption *table, void *ret, sd_bu
                 while (o && o->key && !str_eq(o->key, key))
                         o++, i++;
                 if (!o || !o->key)
-                        return bus_error_set(error, WIRE_INVALID_ARGS, "There is no option \"%s\" of %s", key,
-                                             sd_bus_message_get_member(m));
+                        return bus_error_set(error, WIRE_INVALID_ARGS, "There is no option \"%s\" of %s",
+                                             key, sd_bus_message_get_member(m));
                 if (i >= OPTIONS_MAX || seen & UINT64_C(1) << i)
                         return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"%s\" is given twice", key);
                 seen |= UINT64_C(1) << i;
                 if ((r = sd_bus_message_peek_type(m, &type, &contents)) < 0)
                         return r;
                 if (type != 'v' || !str_eq(contents, o->type))
-                        return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"%s\" must have the type \"%s\", not \"%s\"",
-                                             key, o->type, contents ? contents : "");
+                        return bus_error_set(error, WIRE_INVALID_ARGS,
+                                             "Option \"%s\" must have the type \"%s\", not \"%s\"", key,
+                                             o->type, contents ? contents : "");
                 if ((r = sd_bus_message_enter_container(m, 'v', o->type)) < 0 ||
                     (r = read_value(m, o, (char *)ret + o->offset, error)) < 0 ||
                     (r = sd_bus_message_exit_container(m)) < 0 || (r = sd_bus_message_exit_container(m)) < 0)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The bus says the uid, and the groups that the peer had when it connected; only the bus has the peer's socket. It mixes the
- * primary group among the others, so that one comes from the user database, as do all of them where the bus tells none. That
- * database may be a network away: it is asked on a thread.
+ * The bus says the uid, and the groups that the peer had when it connected; only the bus has the peer's
+ * socket. It mixes the primary group among the others, so that one comes from the user database, as do all
+ * of them where the bus tells none. That database may be a network away: it is asked on a thread.
  */
 
 #include "hostd/bus-peers.h"
@@ -62,7 +62,8 @@ static void peer_free(void *p)
         g_free(peer);
 }
 
-BusPeers *bus_peers_new(sd_bus *bus, bool user, void (*left)(void *userdata, const char *sender), void *userdata)
+BusPeers *bus_peers_new(sd_bus *bus, bool user, void (*left)(void *userdata, const char *sender),
+                        void *userdata)
 {
         BusPeers *p = g_new0(BusPeers, 1);
 
@@ -110,7 +111,8 @@ static void unknown(Peer *peer)
         sd_bus_message *m;
 
         while ((m = g_queue_pop_head(&peer->pending))) {
-                (void)sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED, "The caller's identity cannot be determined");
+                (void)sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED,
+                                                 "The caller's identity cannot be determined");
                 sd_bus_message_unref(m);
         }
         g_hash_table_remove(peer->peers->all, peer->name);
@@ -125,7 +127,8 @@ static gboolean on_looked_up(void *userdata)
         p->n_lookups--;
         if (peer && !peer->caller) {
                 if (l->found)
-                        known(peer, caller_new(l->uid, l->gid, (gid_t *)(void *)l->groups->data, l->groups->len, l->name));
+                        known(peer, caller_new(l->uid, l->gid, (gid_t *)(void *)l->groups->data,
+                                               l->groups->len, l->name));
                 else
                         unknown(peer);
         }
@@ -154,7 +157,8 @@ static void *look_up(void *userdata)
                 int n = 64;
                 l->groups = g_array_sized_new(FALSE, TRUE, sizeof(gid_t), (guint)n);
                 g_array_set_size(l->groups, (guint)n);
-                while (getgrouplist(entry->pw_name, entry->pw_gid, (gid_t *)(void *)l->groups->data, &n) < 0) {
+                while (getgrouplist(entry->pw_name, entry->pw_gid, (gid_t *)(void *)l->groups->data, &n) <
+                       0) {
                         if (n > GROUPS_MAX || n <= (int)l->groups->len) {
                                 l->found = false;
                                 n = 0;
@@ -227,7 +231,9 @@ static int on_credentials(sd_bus_message *reply, void *userdata, sd_bus_error *e
                 return 1;
         }
         l = g_new0(Lookup, 1);
-        *l = (Lookup){ .peers = p, .name = g_strdup(peer->name), .uid = uid, .gid = (gid_t)-1, .groups = groups };
+        *l = (Lookup){
+                .peers = p, .name = g_strdup(peer->name), .uid = uid, .gid = (gid_t)-1, .groups = groups
+        };
         p->n_lookups++;
         thread = g_thread_try_new("user-lookup", look_up, l, NULL);
         if (thread)
@@ -252,26 +258,30 @@ static int on_left(sd_bus_message *m, void *userdata, sd_bus_error *error)
 static int on_watched(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
         if (sd_bus_message_is_method_error(m, NULL))
-                log_warning("The bus does not tell when callers leave: %s", sd_bus_message_get_error(m)->message);
+                log_warning("The bus does not tell when callers leave: %s",
+                            sd_bus_message_get_error(m)->message);
         return 1;
 }
 
 static int ask(BusPeers *p, const char *name, Peer **ret)
 {
-        g_autofree char *match = g_strdup_printf("type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
-                                                 "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='%s',arg2=''",
-                                                 name);
+        g_autofree char *match = g_strdup_printf(
+                "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
+                "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='%s',arg2=''",
+                name);
         Peer *peer = g_new0(Peer, 1);
         int r;
 
         peer->peers = p;
         peer->name = g_strdup(name);
         g_queue_init(&peer->pending);
-        /* In this order: who leaves in between is missed by the match, and unknown to the question behind it. */
+        /* In this order: who leaves in between is missed by the match, and unknown to the question behind
+         * it. */
         r = sd_bus_add_match_async(p->bus, &peer->leaving, match, on_left, on_watched, peer);
         if (r >= 0)
-                r = sd_bus_call_method_async(p->bus, &peer->credentials, "org.freedesktop.DBus", "/org/freedesktop/DBus",
-                                             "org.freedesktop.DBus", "GetConnectionCredentials", on_credentials, peer, "s", name);
+                r = sd_bus_call_method_async(p->bus, &peer->credentials, "org.freedesktop.DBus",
+                                             "/org/freedesktop/DBus", "org.freedesktop.DBus",
+                                             "GetConnectionCredentials", on_credentials, peer, "s", name);
         if (r < 0) {
                 peer_free(peer);
                 return r;
@@ -288,7 +298,8 @@ int bus_peers_find(BusPeers *p, sd_bus_message *m, const Caller **ret, sd_bus_er
         int r;
 
         if (!name || name[0] != ':' || strchr(name, '\''))
-                return sd_bus_error_set(error, SD_BUS_ERROR_ACCESS_DENIED, "The caller has no name on the bus");
+                return sd_bus_error_set(error, SD_BUS_ERROR_ACCESS_DENIED,
+                                        "The caller has no name on the bus");
         peer = g_hash_table_lookup(p->all, name);
         if (!peer && (r = ask(p, name, &peer)) < 0)
                 return r;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The connection, the name, the tree of objects, who may call, and calls that wait. Guests and jobs come and go by the
- * thousand, so their objects are found by path in the registries (fallback vtables); nothing is kept per object here.
+ * The connection, the name, the tree of objects, who may call, and calls that wait. Guests and jobs come and
+ * go by the thousand, so their objects are found by path in the registries (fallback vtables); nothing is
+ * kept per object here.
  */
 
 #include "hostd/bus.h"
@@ -34,7 +35,8 @@ char *bus_job_path(uint32_t id)
 Guest *bus_find_guest_path(Bus *b, const char *path)
 {
         _cleanup_free_ char *uuid = NULL;
-        return sd_bus_path_decode(path, BUS_GUEST_PREFIX, &uuid) > 0 ? host_find_guest_uuid(b->host, uuid) : NULL;
+        return sd_bus_path_decode(path, BUS_GUEST_PREFIX, &uuid) > 0 ? host_find_guest_uuid(b->host, uuid)
+                                                                     : NULL;
 }
 
 Job *bus_find_job_path(Bus *b, const char *path)
@@ -50,19 +52,22 @@ Job *bus_find_job_path(Bus *b, const char *path)
         return j && !j->hidden ? j : NULL;
 }
 
-static int find_guest(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret, sd_bus_error *error)
+static int find_guest(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret,
+                      sd_bus_error *error)
 {
         *ret = userdata;
         return bus_find_guest_path(userdata, path) != NULL;
 }
 
-static int find_job(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret, sd_bus_error *error)
+static int find_job(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret,
+                    sd_bus_error *error)
 {
         *ret = userdata;
         return bus_find_job_path(userdata, path) != NULL;
 }
 
-static int find_process(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret, sd_bus_error *error)
+static int find_process(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret,
+                        sd_bus_error *error)
 {
         Job *j = bus_find_job_path(userdata, path);
         *ret = userdata;
@@ -127,11 +132,12 @@ int bus_read_guest(Bus *b, sd_bus_message *m, Guest **ret, PolkitDetails *detail
 int bus_no_such_guest(sd_bus_error *error, const char *asked)
 {
         return bus_error_set(error, WIRE_NO_SUCH_GUEST,
-                             "There is no guest \"%s\": libvirt knows no domain of that name or UUID here", asked ? asked : "");
+                             "There is no guest \"%s\": libvirt knows no domain of that name or UUID here",
+                             asked ? asked : "");
 }
 
-int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetails *details, const Caller **ret_caller,
-                  sd_bus_error *error)
+int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetails *details,
+                  const Caller **ret_caller, sd_bus_error *error)
 {
         const Caller *caller;
         int r = bus_peers_find(b->peers, m, &caller, error);
@@ -217,9 +223,11 @@ static void on_wait_timeout(void *userdata)
 
         if (w->guest_uuid) {
                 Guest *g = host_find_guest_uuid(w->bus->host, w->guest_uuid);
-                g_autofree char *text = g ? g_strdup_printf("Guest %s did not become ready in time; it is %s: %s", guest_name(g),
-                                                            guest_state_to_string(guest_state(g)), guest_state_reason(g))
-                                          : NULL;
+                g_autofree char *text =
+                        g ? g_strdup_printf("Guest %s did not become ready in time; it is %s: %s",
+                                            guest_name(g), guest_state_to_string(guest_state(g)),
+                                            guest_state_reason(g))
+                          : NULL;
                 bus_error_reply(w->call, WIRE_TIMEOUT, text);
         } else {
                 Job *j = jobs_find(w->bus->jobs, w->job);
@@ -233,7 +241,9 @@ int bus_wait_new(Bus *b, sd_bus_message *call, const char *uuid, uint32_t job, u
         uint64_t now = fs_now_usec();
         BusWait *w = g_new0(BusWait, 1);
 
-        *w = (BusWait){ .bus = b, .call = sd_bus_message_ref(call), .guest_uuid = g_strdup(uuid), .job = job };
+        *w = (BusWait){
+                .bus = b, .call = sd_bus_message_ref(call), .guest_uuid = g_strdup(uuid), .job = job
+        };
         g_queue_push_tail(&b->waits, w);
         w->timer = loop_timer_new(b->loop, on_wait_timeout, w);
         if (!w->timer) {
@@ -268,7 +278,8 @@ static int on_name(sd_bus_message *m, void *userdata, sd_bus_error *error)
         Bus *b = userdata;
         uint32_t result = 0;
 
-        if (!e && sd_bus_message_read(m, "u", &result) > 0 && (result == 1 || result == 4)) /* primary owner, already owner */
+        if (!e && sd_bus_message_read(m, "u", &result) > 0 &&
+            (result == 1 || result == 4)) /* primary owner, already owner */
                 return 1;
         log_error("Cannot take the name " BUS_NAME ": %s", e ? e->message : "another vmferry-hostd has it");
         loop_quit(b->loop, EXIT_FAILURE);
@@ -303,15 +314,21 @@ static int add_objects(Bus *b)
         sd_bus *bus = b->bus;
         int r;
 
-        (void)((r = sd_bus_add_filter(bus, NULL, on_filter, b)) < 0 || (r = sd_bus_add_object_manager(bus, NULL, BUS_PATH)) < 0 ||
-               (r = sd_bus_add_object_vtable(bus, NULL, BUS_PATH, IFACE_MANAGER, bus_manager_vtable, b)) < 0 ||
-               (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_GUEST_PREFIX, IFACE_GUEST, bus_guest_vtable, find_guest, b)) < 0 ||
+        (void)((r = sd_bus_add_filter(bus, NULL, on_filter, b)) < 0 ||
+               (r = sd_bus_add_object_manager(bus, NULL, BUS_PATH)) < 0 ||
+               (r = sd_bus_add_object_vtable(bus, NULL, BUS_PATH, IFACE_MANAGER, bus_manager_vtable, b)) <
+                       0 ||
+               (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_GUEST_PREFIX, IFACE_GUEST, bus_guest_vtable,
+                                               find_guest, b)) < 0 ||
                (r = sd_bus_add_node_enumerator(bus, NULL, BUS_GUEST_PREFIX, list_guests, b)) < 0 ||
-               (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_JOB_PREFIX, IFACE_JOB, bus_job_vtable, find_job, b)) < 0 ||
-               (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_JOB_PREFIX, IFACE_PROCESS, bus_process_vtable, find_process, b)) < 0 ||
+               (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_JOB_PREFIX, IFACE_JOB, bus_job_vtable,
+                                               find_job, b)) < 0 ||
+               (r = sd_bus_add_fallback_vtable(bus, NULL, BUS_JOB_PREFIX, IFACE_PROCESS, bus_process_vtable,
+                                               find_process, b)) < 0 ||
                (r = sd_bus_add_node_enumerator(bus, NULL, BUS_JOB_PREFIX, list_jobs, b)) < 0 ||
-               (r = sd_bus_match_signal_async(bus, NULL, "org.freedesktop.DBus.Local", NULL, "org.freedesktop.DBus.Local",
-                                              "Disconnected", on_disconnected, NULL, b)) < 0);
+               (r = sd_bus_match_signal_async(bus, NULL, "org.freedesktop.DBus.Local", NULL,
+                                              "org.freedesktop.DBus.Local", "Disconnected", on_disconnected,
+                                              NULL, b)) < 0);
         return r;
 }
 

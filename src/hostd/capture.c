@@ -39,7 +39,9 @@ Capture *capture_new(Loop *l, int fd, size_t max, CaptureDone done, void *userda
 {
         Capture *c = g_new0(Capture, 1);
 
-        *c = (Capture){ .fd = fd, .max = max, .bytes = g_byte_array_new(), .done = done, .userdata = userdata };
+        *c = (Capture){
+                .fd = fd, .max = max, .bytes = g_byte_array_new(), .done = done, .userdata = userdata
+        };
         if (g_unix_set_fd_nonblocking(fd, TRUE, NULL))
                 c->watch = loop_watch_new(l, fd, EPOLLIN, on_readable, c);
         return c->watch ? c : capture_free(c);

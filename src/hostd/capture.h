@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * Takes in memory what comes out of a pipe, up to a limit, on the main loop. For outputs that are wanted whole.
+ * Takes in memory what comes out of a pipe, up to a limit, on the main loop. For outputs that are wanted
+ * whole.
  */
 
 #include <glib.h>
@@ -11,8 +12,8 @@
 
 typedef struct Capture Capture;
 
-/* Called once: the pipe has ended, or is_too_large: there was more than max bytes, which are dropped, and the pipe is closed.
- * Freeing the capture within is fine. */
+/* Called once: the pipe has ended, or is_too_large: there was more than max bytes, which are dropped, and
+ * the pipe is closed. Freeing the capture within is fine. */
 typedef void (*CaptureDone)(void *userdata, bool is_too_large);
 
 /* Takes fd over and makes it nonblocking. NULL: no memory, or no descriptor to wait for. */

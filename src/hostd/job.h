@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A job: anything that takes time, with an id, an owner, a state and progress. jobs.c keeps them, schedules them and
- * tells the bus; transfer.c and exec.c are what runs inside. Main thread only.
+ * A job: anything that takes time, with an id, an owner, a state and progress. jobs.c keeps them, schedules
+ * them and tells the bus; transfer.c and exec.c are what runs inside. Main thread only.
  */
 
 #include <stdbool.h>
@@ -44,8 +44,9 @@ typedef struct JobOps {
         /* End soon with job_finish(j, WIRE_CANCELLED, …). Also called for a job that has not started. */
         void (*cancel)(void *userdata, Job *j);
         void (*free)(void *userdata);
-        /* The guest of an unfinished job, started or not, changed its state; without a guest (j->guest is NULL now): its
-         * domain is gone. May be NULL, and the job is failed with Interrupted when its domain goes. */
+        /* The guest of an unfinished job, started or not, changed its state; without a guest (j->guest is
+         * NULL now): its domain is gone. May be NULL, and the job is failed with Interrupted when its domain
+         * goes. */
         void (*guest_state)(void *userdata, Job *j);
         /* The guest told something, as guest.h's notify. May be NULL. */
         void (*notify)(void *userdata, Job *j, const Message *m);
@@ -56,7 +57,8 @@ typedef struct JobProcess { /* of exec jobs */
         uint32_t guest_pid;
         int32_t exit_status, exit_signal;
         bool exited;
-        /* `userdata` is the job's. 0, -errno: -ESRCH when it has ended, -ENOTCONN while the guest is not ready. */
+        /* `userdata` is the job's. 0, -errno: -ESRCH when it has ended, -ENOTCONN while the guest is not
+         * ready. */
         int (*kill)(void *userdata, int signal);
         int (*resize)(void *userdata, uint16_t rows, uint16_t columns);
         /* Descriptors of a detached process's output, from the start. -ENOTSUP for others. Never blocks. */
@@ -75,17 +77,17 @@ struct Job { /* read by the bus; written by the setters only */
         char wire_id[33]; /* of the transfer or process, as the guest and the audit know it */
         JobKind kind;
         JobState state;
-        Guest *guest;      /* NULL when its domain is gone */
+        Guest *guest; /* NULL when its domain is gone */
         char *guest_uuid, *guest_name;
         char *source, *destination; /* valid UTF-8 */
         Caller *caller;
         uint64_t bytes_total, bytes_done, files_total, files_done, rate; /* totals UINT64_MAX: unknown */
-        uint64_t started_at, finished_at; /* µs since the epoch */
-        char *digest;      /* "xxh64:…" or "" */
-        WireError error;   /* WIRE_OK unless failed or cancelled */
+        uint64_t started_at, finished_at;                                /* µs since the epoch */
+        char *digest;                                                    /* "xxh64:…" or "" */
+        WireError error;     /* WIRE_OK unless failed or cancelled */
         char *error_message; /* valid UTF-8, never NULL */
-        bool detached;     /* outlives its caller */
-        bool hidden;       /* reserved: not announced yet */
+        bool detached;       /* outlives its caller */
+        bool hidden;         /* reserved: not announced yet */
         JobProcess *process;
         const JobOps *ops;
         void *userdata;

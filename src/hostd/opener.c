@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The child outlives its Opener for a moment, so the two are apart: Child is known to the loop alone, until the process
- * is reaped. Kernel promise used: a SOCK_SEQPACKET socket keeps packets whole and reads end of file when its peer dies.
+ * The child outlives its Opener for a moment, so the two are apart: Child is known to the loop alone, until
+ * the process is reaped. Kernel promise used: a SOCK_SEQPACKET socket keeps packets whole and reads end of
+ * file when its peer dies.
  */
 
 #include "hostd/opener.h"
@@ -129,7 +130,8 @@ static int spawn(const int fds[WORKER_N_FDS], pid_t *ret)
                 if (fds[i] < 0)
                         continue;
                 high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, WORKER_FD_FIRST + WORKER_N_FDS);
-                r = high[i] < 0 ? errno : posix_spawn_file_actions_adddup2(&actions, high[i], WORKER_FD_FIRST + i);
+                r = high[i] < 0 ? errno
+                                : posix_spawn_file_actions_adddup2(&actions, high[i], WORKER_FD_FIRST + i);
         }
         if (r == 0) {
                 sigemptyset(&none);
@@ -137,7 +139,8 @@ static int spawn(const int fds[WORKER_N_FDS], pid_t *ret)
                 posix_spawnattr_setsigmask(&attr, &none);
                 posix_spawnattr_setsigdefault(&attr, &all);
                 posix_spawnattr_setpgroup(&attr, 0);
-                posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+                posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+                                                        POSIX_SPAWN_SETPGROUP);
                 r = posix_spawn(ret, file, &actions, &attr, argv, environ);
         }
         for (int i = 0; i < WORKER_N_FDS; i++)
@@ -149,7 +152,8 @@ static int spawn(const int fds[WORKER_N_FDS], pid_t *ret)
         return -r;
 }
 
-int opener_new(int extra_fd, const OpenerOps *ops, void *userdata, Opener **ret, int *ret_in_fd, int *ret_out_fd)
+int opener_new(int extra_fd, const OpenerOps *ops, void *userdata, Opener **ret, int *ret_in_fd,
+               int *ret_out_fd)
 {
         int sockets[2], from[2], to[2], r;
         pid_t pid;
@@ -204,7 +208,8 @@ Opener *opener_free(Opener *o)
                 g_hash_table_remove(openers, o->child);
                 o->child->kill_timer = loop_timer_new(loop_default(), on_overdue, o->child);
                 if (o->child->kill_timer)
-                        loop_timer_set(o->child->kill_timer, fs_now_usec() + OPENER_GRACE_USEC, USEC_PER_SEC);
+                        loop_timer_set(o->child->kill_timer, fs_now_usec() + OPENER_GRACE_USEC,
+                                       USEC_PER_SEC);
         }
         g_free(o);
         return NULL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A question is kept under the message that asked it. The answer counts for the same verb and details only: a domain that was
- * renamed meanwhile is asked for again.
+ * A question is kept under the message that asked it. The answer counts for the same verb and details only:
+ * a domain that was renamed meanwhile is asked for again.
  */
 
 #include "hostd/polkit.h"
@@ -21,7 +21,7 @@
 #define POLKIT_PATH "/org/freedesktop/PolicyKit1/Authority"
 #define POLKIT_IFACE "org.freedesktop.PolicyKit1.Authority"
 #define FLAG_INTERACTION 1u
-#define ASKING_MAX 64u                     /* questions of one uid; each may wait for a person */
+#define ASKING_MAX 64u                       /* questions of one uid; each may wait for a person */
 #define ANSWER_KEPT_USEC (30 * USEC_PER_SEC) /* for a call whose object is gone when it comes again */
 
 typedef enum Answer { ASKING, ALLOWED, DENIED, CHALLENGE } Answer;
@@ -88,7 +88,8 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 
         q->slot = sd_bus_slot_unref(q->slot);
         q->answer = DENIED; /* no polkit, or a strange one */
-        if (!sd_bus_message_is_method_error(reply, NULL) && sd_bus_message_enter_container(reply, 'r', "bba{ss}") > 0 &&
+        if (!sd_bus_message_is_method_error(reply, NULL) &&
+            sd_bus_message_enter_container(reply, 'r', "bba{ss}") > 0 &&
             sd_bus_message_read(reply, "bb", &is_authorized, &is_challenge) > 0)
                 q->answer = is_authorized ? ALLOWED : is_challenge ? CHALLENGE : DENIED;
         q->answered_at = fs_now_usec();
@@ -101,9 +102,15 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 
 static int append_details(sd_bus_message *call, const PolkitDetails *d)
 {
-        const struct { const char *key, *value; } all[] = {
-                { "domain_name", d->domain_name }, { "domain_uuid", d->domain_uuid }, { "user", d->user },
-                { "command", d->command }, { "path", d->path }, { "topic", d->topic },
+        const struct {
+                const char *key, *value;
+        } all[] = {
+                { "domain_name", d->domain_name },
+                { "domain_uuid", d->domain_uuid },
+                { "user", d->user },
+                { "command", d->command },
+                { "path", d->path },
+                { "topic", d->topic },
         };
         int r = sd_bus_message_open_container(call, 'a', "{ss}");
 
@@ -123,7 +130,8 @@ static char *subject_of(const char *verb, const PolkitDetails *d)
         return g_string_free(s, FALSE);
 }
 
-static int ask(Polkit *p, sd_bus_message *m, const Caller *caller, const char *verb, const PolkitDetails *d, char *subject)
+static int ask(Polkit *p, sd_bus_message *m, const Caller *caller, const char *verb, const PolkitDetails *d,
+               char *subject)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         g_autofree char *cancellation = g_strdup_printf("vmferry-%" PRIu64, ++p->n_asked);
@@ -133,9 +141,10 @@ static int ask(Polkit *p, sd_bus_message *m, const Caller *caller, const char *v
         Question *q;
         int r;
 
-        if ((r = sd_bus_message_new_method_call(p->bus, &call, POLKIT_NAME, POLKIT_PATH, POLKIT_IFACE, "CheckAuthorization")) < 0 ||
-            (r = sd_bus_message_append(call, "(sa{sv})s", "system-bus-name", 1, "name", "s", sd_bus_message_get_sender(m),
-                                       action)) < 0 ||
+        if ((r = sd_bus_message_new_method_call(p->bus, &call, POLKIT_NAME, POLKIT_PATH, POLKIT_IFACE,
+                                                "CheckAuthorization")) < 0 ||
+            (r = sd_bus_message_append(call, "(sa{sv})s", "system-bus-name", 1, "name", "s",
+                                       sd_bus_message_get_sender(m), action)) < 0 ||
             (r = append_details(call, d)) < 0 ||
             (r = sd_bus_message_append(call, "us", interactive ? FLAG_INTERACTION : 0, cancellation)) < 0)
                 return r;
@@ -164,8 +173,8 @@ static gboolean is_stale(void *key, void *value, void *userdata)
         return q->answer != ASKING && fs_now_usec() - q->answered_at > ANSWER_KEPT_USEC;
 }
 
-int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char *verb, const PolkitDetails *details,
-                 sd_bus_error *error)
+int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char *verb,
+                 const PolkitDetails *details, sd_bus_error *error)
 {
         g_autofree char *subject = NULL;
         Question *q;
@@ -174,8 +183,8 @@ int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char 
         if (p->user) {
                 if (caller->uid == getuid())
                         return 1;
-                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED, "This instance serves uid %" PRIu32 " alone",
-                                         (uint32_t)getuid());
+                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED,
+                                         "This instance serves uid %" PRIu32 " alone", (uint32_t)getuid());
         }
         if (caller->uid == 0)
                 return 1;
@@ -190,9 +199,11 @@ int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char 
                 if (answer == ALLOWED)
                         return 1;
                 if (answer == CHALLENGE && sd_bus_message_get_allow_interactive_authorization(m) <= 0)
-                        return sd_bus_error_setf(error, SD_BUS_ERROR_INTERACTIVE_AUTHORIZATION_REQUIRED,
-                                                 "Interactive authentication required for " POLKIT_PREFIX "%s", verb);
-                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED, "polkit does not allow " POLKIT_PREFIX "%s", verb);
+                        return sd_bus_error_setf(
+                                error, SD_BUS_ERROR_INTERACTIVE_AUTHORIZATION_REQUIRED,
+                                "Interactive authentication required for " POLKIT_PREFIX "%s", verb);
+                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED,
+                                         "polkit does not allow " POLKIT_PREFIX "%s", verb);
         }
         if (q)
                 g_hash_table_remove(p->questions, m);
@@ -200,10 +211,12 @@ int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char 
 
         r = ask(p, m, caller, verb, details, subject);
         if (r == -EDQUOT)
-                return bus_error_set(error, WIRE_LIMITS_EXCEEDED, "User %" PRIu32 " has %u calls waiting for an authorisation",
+                return bus_error_set(error, WIRE_LIMITS_EXCEEDED,
+                                     "User %" PRIu32 " has %u calls waiting for an authorisation",
                                      (uint32_t)caller->uid, ASKING_MAX);
         if (r < 0)
-                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED, "polkit cannot be asked: %s", g_strerror(-r));
+                return sd_bus_error_setf(error, SD_BUS_ERROR_ACCESS_DENIED, "polkit cannot be asked: %s",
+                                         g_strerror(-r));
         return 0;
 }
 

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * May this caller do that? The only file that knows polkit. Asks without blocking: the call is dispatched again when the
- * answer is there, so everything in it is looked up anew. Without polkit nobody but root may do anything; on the session
- * bus everybody with our own uid may do everything, and nobody else anything.
+ * May this caller do that? The only file that knows polkit. Asks without blocking: the call is dispatched
+ * again when the answer is there, so everything in it is looked up anew. Without polkit nobody but root may
+ * do anything; on the session bus everybody with our own uid may do everything, and nobody else anything.
  */
 
 #include <systemd/sd-bus.h>
@@ -20,8 +20,9 @@ typedef struct PolkitDetails { /* as a rule sees them by action.lookup(); NULL: 
 
 Polkit *polkit_new(sd_bus *bus, bool user, Quota *quota); /* quota is borrowed */
 Polkit *polkit_free(Polkit *p);
-/* verb: "inspect", "send", "exec", "push", "pull", "manage". 1: allowed; 0: the message will come again, return 1 to sd-bus;
- * negative errno with *error set to AccessDenied, InteractiveAuthorizationRequired or LimitsExceeded. */
-int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char *verb, const PolkitDetails *details,
-                 sd_bus_error *error);
+/* verb: "inspect", "send", "exec", "push", "pull", "manage". 1: allowed; 0: the message will come again,
+ * return 1 to sd-bus; negative errno with *error set to AccessDenied, InteractiveAuthorizationRequired or
+ * LimitsExceeded. */
+int polkit_check(Polkit *p, sd_bus_message *m, const Caller *caller, const char *verb,
+                 const PolkitDetails *details, sd_bus_error *error);
 void polkit_forget(Polkit *p, const char *sender); /* its questions are withdrawn */

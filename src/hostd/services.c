@@ -22,9 +22,9 @@ struct Services {
         sd_bus *bus;
         Host *host;
         Quota *quota;
-        GHashTable *owners;  /* topic → unique name */
+        GHashTable *owners; /* topic → unique name */
         Inbox *inbox;
-        GHashTable *calls;   /* Call*, owned */
+        GHashTable *calls; /* Call*, owned */
 };
 
 typedef struct Call { /* of a guest, under way to its owner */
@@ -47,10 +47,12 @@ static void call_free(void *p)
 
 static void answer(Guest *g, uint32_t request, json_object *json, const void *payload, size_t n)
 {
-        (void)guest_reply(g, request, json ? json : json_object_new_object(), payload, n); /* its session may be over */
+        (void)guest_reply(g, request, json ? json : json_object_new_object(), payload,
+                          n); /* its session may be over */
 }
 
-static void refuse(Guest *g, uint32_t request, const char *verb, const char *topic, WireError error, const char *text)
+static void refuse(Guest *g, uint32_t request, const char *verb, const char *topic, WireError error,
+                   const char *text)
 {
         bool is_policy = error == WIRE_PERMISSION_DENIED;
 
@@ -77,7 +79,8 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 
         if (!g) { /* gone; so is who asked */
         } else if (e) {
-                WireError w = sd_bus_error_has_name(e, SD_BUS_ERROR_NO_REPLY) || sd_bus_error_has_name(e, SD_BUS_ERROR_TIMEOUT)
+                WireError w = sd_bus_error_has_name(e, SD_BUS_ERROR_NO_REPLY) ||
+                                              sd_bus_error_has_name(e, SD_BUS_ERROR_TIMEOUT)
                                       ? WIRE_TIMEOUT
                               : sd_bus_error_has_name(e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
                                               sd_bus_error_has_name(e, SD_BUS_ERROR_NAME_HAS_NO_OWNER) ||
@@ -87,9 +90,11 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
                                       : WIRE_FAILED;
                 refuse(g, c->request, "call", c->topic, w, e->message ? e->message : e->name);
         } else if (sd_bus_message_read_array(reply, 'y', &payload, &n) < 0)
-                refuse(g, c->request, "call", c->topic, WIRE_FAILED, "The service on the host answered in a way of its own");
+                refuse(g, c->request, "call", c->topic, WIRE_FAILED,
+                       "The service on the host answered in a way of its own");
         else if (n > PAYLOAD_MAX)
-                refuse(g, c->request, "call", c->topic, WIRE_TOO_LARGE, "The answer of the service on the host is larger than a message");
+                refuse(g, c->request, "call", c->topic, WIRE_TOO_LARGE,
+                       "The answer of the service on the host is larger than a message");
         else
                 answer(g, c->request, NULL, payload, n);
         g_hash_table_remove(c->services->calls, c);
@@ -113,17 +118,23 @@ static void on_call(Services *s, Guest *g, uint32_t request, const Message *m, c
         }
         owner = g_hash_table_lookup(s->owners, topic);
         if (!owner) {
-                refuse(g, request, "call", topic, WIRE_NO_HANDLER, "No program on the host has registered that topic");
+                refuse(g, request, "call", topic, WIRE_NO_HANDLER,
+                       "No program on the host has registered that topic");
                 return;
         }
         if (!quota_take(s->quota, QUOTA_CALLS, guest_uuid(g), config->max_calls_per_guest)) {
-                refuse(g, request, "call", topic, WIRE_LIMITS_EXCEEDED, "Too many calls of this guest are under way");
+                refuse(g, request, "call", topic, WIRE_LIMITS_EXCEEDED,
+                       "Too many calls of this guest are under way");
                 return;
         }
         c = g_new0(Call, 1);
-        *c = (Call){ .services = s, .guest_uuid = g_strdup(guest_uuid(g)), .topic = g_strdup(topic), .request = request };
+        *c = (Call){ .services = s,
+                     .guest_uuid = g_strdup(guest_uuid(g)),
+                     .topic = g_strdup(topic),
+                     .request = request };
         g_hash_table_add(s->calls, c);
-        if ((r = sd_bus_message_new_method_call(s->bus, &call, owner, BUS_SERVICE_PATH, IFACE_SERVICE, "Call")) < 0 ||
+        if ((r = sd_bus_message_new_method_call(s->bus, &call, owner, BUS_SERVICE_PATH, IFACE_SERVICE,
+                                                "Call")) < 0 ||
             (r = sd_bus_message_append(call, "sss", guest_name(g), guest_uuid(g), topic)) < 0 ||
             (r = sd_bus_message_append_array(call, 'y', m->payload, m->n_payload)) < 0 ||
             (r = sd_bus_message_set_auto_start(call, false)) < 0 ||
@@ -218,8 +229,9 @@ WireError services_register(Services *s, const char *topic, const char *owner, c
         const char *now;
 
         if (!name_is_topic(topic)) {
-                *ret_text = g_strdup_printf("\"%s\" is no topic: letters, digits, '.', '_' and '-', not beginning with a dot",
-                                            topic);
+                *ret_text = g_strdup_printf(
+                        "\"%s\" is no topic: letters, digits, '.', '_' and '-', not beginning with a dot",
+                        topic);
                 return WIRE_INVALID_ARGS;
         }
         now = g_hash_table_lookup(s->owners, topic);

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * What guests ask of the host: messages for whoever listens (MessageReceived), and calls, which go to the program that
- * registered the topic, where hostd.conf lets this guest call it. Answers every request of every guest.
+ * What guests ask of the host: messages for whoever listens (MessageReceived), and calls, which go to the
+ * program that registered the topic, where hostd.conf lets this guest call it. Answers every request of
+ * every guest.
  */
 
 #include <systemd/sd-bus.h>
@@ -15,7 +16,8 @@ typedef struct Services Services;
 
 Services *services_new(sd_bus *bus, Host *h, Quota *quota); /* listens to host; both borrowed */
 Services *services_free(Services *s);
-/* WIRE_OK, or WIRE_INVALID_ARGS, WIRE_EXISTS (somebody else has it), WIRE_NOT_FOUND with a malloc'ed sentence. */
+/* WIRE_OK, or WIRE_INVALID_ARGS, WIRE_EXISTS (somebody else has it), WIRE_NOT_FOUND with a malloc'ed
+ * sentence. */
 WireError services_register(Services *s, const char *topic, const char *owner, char **ret_text);
 WireError services_unregister(Services *s, const char *topic, const char *owner, char **ret_text);
 void services_owner_left(Services *s, const char *owner);

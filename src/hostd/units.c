@@ -63,8 +63,10 @@ static void call(Units *u, const char *method, const char *unit)
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
         int r;
 
-        if ((r = sd_bus_message_new_method_call(u->bus, &m, SYSTEMD_NAME, SYSTEMD_PATH, SYSTEMD_IFACE, method)) < 0 ||
-            (r = sd_bus_message_append(m, "ss", unit, "replace")) < 0 || (r = sd_bus_message_set_auto_start(m, false)) < 0 ||
+        if ((r = sd_bus_message_new_method_call(u->bus, &m, SYSTEMD_NAME, SYSTEMD_PATH, SYSTEMD_IFACE,
+                                                method)) < 0 ||
+            (r = sd_bus_message_append(m, "ss", unit, "replace")) < 0 ||
+            (r = sd_bus_message_set_auto_start(m, false)) < 0 ||
             (r = sd_bus_call_async(u->bus, NULL, m, on_done, NULL, 0)) < 0)
                 log_warning("Cannot ask systemd for %s: %s", unit, g_strerror(-r));
 }
@@ -118,9 +120,11 @@ static int on_listed(sd_bus_message *reply, void *userdata, sd_bus_error *error)
         const char *name;
 
         u->list = sd_bus_slot_unref(u->list);
-        if (sd_bus_message_is_method_error(reply, NULL) || sd_bus_message_enter_container(reply, 'a', "(ssssssouso)") <= 0)
+        if (sd_bus_message_is_method_error(reply, NULL) ||
+            sd_bus_message_enter_container(reply, 'a', "(ssssssouso)") <= 0)
                 return 1;
-        while (sd_bus_message_read(reply, "(ssssssouso)", &name, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) > 0)
+        while (sd_bus_message_read(reply, "(ssssssouso)", &name, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                                   NULL, NULL) > 0)
                 g_hash_table_add(u->leftover, g_strdup(name));
         if (g_hash_table_size(u->leftover) > 0)
                 loop_timer_set(u->timer, fs_now_usec() + LEFTOVER_USEC, USEC_PER_SEC);
@@ -138,7 +142,8 @@ Units *units_new(sd_bus *bus, Host *h)
         u->timer = loop_timer_new(loop_default(), on_leftover, u);
         host_listen(h, &listener, u);
         if (u->timer &&
-            sd_bus_message_new_method_call(bus, &m, SYSTEMD_NAME, SYSTEMD_PATH, SYSTEMD_IFACE, "ListUnitsByPatterns") >= 0 &&
+            sd_bus_message_new_method_call(bus, &m, SYSTEMD_NAME, SYSTEMD_PATH, SYSTEMD_IFACE,
+                                           "ListUnitsByPatterns") >= 0 &&
             sd_bus_message_append(m, "asas", 1, "active", 1, UNIT_PREFIX "*" UNIT_SUFFIX) >= 0 &&
             sd_bus_message_set_auto_start(m, false) >= 0)
                 (void)sd_bus_call_async(bus, &u->list, m, on_listed, u, 0);
