@@ -20,6 +20,7 @@ static const Command commands[] = {
         { "cp", command_cp, "[--preserve] … SRC… DST", "copy; one side is GUEST:PATH, - is stdin or stdout" },
         { "jobs", command_jobs, "[--all]", "transfers, processes and queued items" },
         { "cancel", command_cancel, "ID", "end a job" },
+        { "queue", command_queue, "GUEST [drop ID]", "what waits for a guest" },
         { "enable", command_enable, "DOMAIN [--dry-run]", "add the channels, live where it runs" },
         { "disable", command_disable, "DOMAIN [--dry-run]", "remove them" },
         { "metrics", command_metrics, "", "counters in OpenMetrics text" },

@@ -65,6 +65,14 @@ static void method_process(Agent *a, uint64_t token, const char *method, const M
                             "This guest's policy allows no commands.");
                 return;
         }
+        /* A start that the host may repeat, not knowing whether it came through: the second time it looks by process.list. */
+        if (str_eq(method, "process.start") && message_bool(m->json, "once", false) &&
+            messages_is_repeat(a->messages, method, message_str(m->json, "id", ""))) {
+                json_object *o = json_object_new_object();
+                (void)json_object_object_add(o, "duplicate", json_object_new_boolean(true));
+                host_reply(a->host, token, o, NULL, 0);
+                return;
+        }
         process_call(a->processes, token, method, m->json);
 }
 

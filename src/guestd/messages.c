@@ -230,3 +230,13 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         else
                 m->ops->refuse(m->userdata, token, error, text);
 }
+
+bool messages_is_repeat(Messages *m, const char *kind, const char *id)
+{
+        uint64_t key = seen_key(kind, 0, id, strlen(id));
+
+        if (seen_has(m->seen, key))
+                return true;
+        seen_add(m->seen, key);
+        return false;
+}

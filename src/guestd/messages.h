@@ -34,3 +34,5 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
 /* LocalsockOps.called */
 void messages_on_called(Messages *m, uint64_t token, WireError error, const char *text, const void *payload,
                         size_t n);
+/* Remembered like a message: whether something of that kind and id was begun before. From now on it was. */
+bool messages_is_repeat(Messages *m, const char *kind, const char *id);

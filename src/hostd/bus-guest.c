@@ -27,6 +27,8 @@ static int get_text(sd_bus *bus, const char *path, const char *iface, const char
                 text = guest_state_reason(g);
         else if (str_eq(property, "AgentVersion"))
                 text = f->agent_version;
+        else if (str_eq(property, "AgentBuild"))
+                text = f->build;
         else if (str_eq(property, "BootId"))
                 text = f->boot_id;
         else if (str_eq(property, "Hostname"))
@@ -95,11 +97,14 @@ static int get_number(sd_bus *bus, const char *path, const char *iface, const ch
         return sd_bus_message_append_basic(reply, 't', &n);
 }
 
-/* What is kept for guests that are not ready; the queue is queue.c's. */
 static int get_queue_length(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
                             void *userdata, sd_bus_error *error)
 {
-        return sd_bus_message_append(reply, "u", 0);
+        const Guest *g = bus_find_guest_path(userdata, path);
+
+        if (!g)
+                return bus_no_such_guest(error, path);
+        return sd_bus_message_append(reply, "u", queue_length(((Bus *)userdata)->queue, guest_uuid(g)));
 }
 
 #define CALLABLE SD_BUS_VTABLE_UNPRIVILEGED /* each asks polkit itself */
@@ -130,6 +135,7 @@ const sd_bus_vtable bus_guest_vtable[] = {
         SD_BUS_PROPERTY("State", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("StateReason", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("AgentVersion", "s", get_text, 0, TOLD),
+        SD_BUS_PROPERTY("AgentBuild", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("Capabilities", "as", get_capabilities, 0, TOLD),
         SD_BUS_PROPERTY("BootId", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("Hostname", "s", get_text, 0, TOLD),
@@ -227,8 +233,8 @@ static void on_facts(void *userdata, Guest *g)
         Bus *b = userdata;
         _cleanup_free_ char *path = bus_guest_path(guest_uuid(g));
 
-        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "AgentVersion", "Capabilities", "BootId", "Hostname",
-                                             "Kernel", "OsRelease", NULL);
+        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "AgentVersion", "AgentBuild", "Capabilities",
+                                             "BootId", "Hostname", "Kernel", "OsRelease", NULL);
 }
 
 static void on_libvirt_state(void *userdata, LibvirtState s)

@@ -11,6 +11,7 @@
 #include "hostd/bus-peers.h"
 #include "hostd/bus.h"
 #include "hostd/polkit.h"
+#include "hostd/queue.h"
 #include "hostd/services.h"
 #include "hostd/units.h"
 
@@ -18,6 +19,7 @@ struct Bus {
         sd_bus *bus;
         Host *host;
         Jobs *jobs;
+        Queue *queue;
         Loop *loop;
         bool user;
         bool published; /* the name was asked for */
@@ -68,6 +70,11 @@ int bus_verb_pull(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_exec(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_push_fd(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_pull_fd(sd_bus_message *m, void *userdata, sd_bus_error *error);
+
+/* Of the Manager (bus-queue.c), and the answer to a call that was queued: userdata is the call, referenced. */
+int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error);
+int bus_method_drop_queued(sd_bus_message *m, void *userdata, sd_bus_error *error);
+void bus_on_queued(void *userdata, WireError error, const char *text, const Job *j);
 
 /* News, from host and jobs to the bus. */
 extern const HostListener bus_guest_listener;

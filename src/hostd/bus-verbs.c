@@ -103,11 +103,6 @@ static const BusOption message_options[] = {
         {},
 };
 
-static int no_queue(sd_bus_error *error)
-{
-        return bus_error_set(error, WIRE_UNSUPPORTED, "This hostd keeps no queue; try again without \"queue\" when the guest is ready");
-}
-
 static void on_sent(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata, *answer = NULL;
@@ -151,8 +146,11 @@ static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
                 return r < 0 ? r : 1;
         if (!g)
                 return bus_no_such_guest(error, details.domain_name);
-        if (options.queue)
-                return no_queue(error);
+        if (options.queue) {
+                queue_message(((Bus *)userdata)->queue, g, caller, is_call, details.topic, payload, n,
+                              &(QueueOptions){ .ttl_usec = options.ttl, .key = options.key }, bus_on_queued, sd_bus_message_ref(m));
+                return 1;
+        }
         delivery_send(((Bus *)userdata)->jobs, g, caller, is_call, details.topic, payload, n,
                       &(DeliveryOptions){ .timeout_usec = options.timeout }, on_sent, sd_bus_message_ref(m));
         return 1;
@@ -178,6 +176,7 @@ typedef struct CommandOptions {
         bool tty, detach, queue;
         uint16_t rows, columns;
         uint64_t ttl;
+        const char *key;
 } CommandOptions;
 
 #define COMMAND_OPTIONS                                                                                     \
@@ -185,7 +184,7 @@ typedef struct CommandOptions {
                 { "user", "s", offsetof(CommandOptions, user) }, { "timeout", "t", offsetof(CommandOptions, timeout) }, \
                 { "tty", "b", offsetof(CommandOptions, tty) }, { "rows", "q", offsetof(CommandOptions, rows) }, \
                 { "columns", "q", offsetof(CommandOptions, columns) }, { "queue", "b", offsetof(CommandOptions, queue) }, \
-                { "ttl", "t", offsetof(CommandOptions, ttl) }
+                { "ttl", "t", offsetof(CommandOptions, ttl) }, { "key", "s", offsetof(CommandOptions, key) }
 
 static const BusOption run_options[] = { COMMAND_OPTIONS, { "stdin", "ay", offsetof(CommandOptions, input) }, {} };
 static const BusOption exec_options[] = { COMMAND_OPTIONS, { "detach", "b", offsetof(CommandOptions, detach) }, {} };
@@ -284,8 +283,13 @@ static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
                 return r < 0 ? r : 1;
         if (!g)
                 return bus_no_such_guest(error, details.domain_name);
-        if (o.queue)
-                return no_queue(error);
+        if (o.queue && !is_run)
+                return bus_error_set(error, WIRE_UNSUPPORTED, "Exec hands out descriptors, so it cannot be queued; Run can");
+        if (o.queue) {
+                queue_command(b->queue, g, caller, (const char *const *)argv, &options,
+                              &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued, sd_bus_message_ref(m));
+                return 1;
+        }
         if (is_run)
                 exec_run(b->jobs, g, caller, (const char *const *)argv, &options, on_run, sd_bus_message_ref(m));
         else
@@ -310,6 +314,7 @@ typedef struct FileOptions {
         const char *owner, *overwrite;
         bool preserve, resume, queue;
         uint64_t ttl;
+        const char *key;
 } FileOptions;
 
 static const BusOption file_options[] = {
@@ -320,6 +325,7 @@ static const BusOption file_options[] = {
         { "resume", "b", offsetof(FileOptions, resume) },
         { "queue", "b", offsetof(FileOptions, queue) },
         { "ttl", "t", offsetof(FileOptions, ttl) },
+        { "key", "s", offsetof(FileOptions, key) },
         {},
 };
 
@@ -353,6 +359,7 @@ static int check_fd(int fd, bool is_push, sd_bus_error *error)
 static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobKind kind, bool with_fd)
 {
         FileOptions o = { .mode = UINT32_MAX, .overwrite = "replace", .resume = true };
+        TransferOptions options;
         const char *first = NULL, *second = NULL, *host_path, *guest_path;
         _cleanup_free_ char *path = NULL;
         g_autofree char *text = NULL;
@@ -379,19 +386,25 @@ static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobK
                 return r < 0 ? r : 1;
         if (!g)
                 return bus_no_such_guest(error, details.domain_name);
-        if (o.queue)
-                return no_queue(error);
+        options = (TransferOptions){
+                .mode = o.mode,
+                .owner = o.owner,
+                .preserve = o.preserve,
+                .overwrite = o.overwrite,
+                .resume = o.resume,
+                .detach = !with_fd,
+        };
+        if (o.queue && (with_fd || kind != JOB_PUSH))
+                return bus_error_set(error, WIRE_UNSUPPORTED, "%s cannot be queued; Push of a path can", sd_bus_message_get_member(m));
+        if (o.queue) {
+                queue_push(b->queue, g, caller, host_path, guest_path, &options,
+                           &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued, sd_bus_message_ref(m));
+                return 1;
+        }
         if (with_fd && (fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)) < 0)
                 return bus_error_set(error, WIRE_LIMITS_EXCEEDED, "hostd is out of file descriptors");
         e = transfer_start(b->jobs, kind, g, caller, host_path, fd, guest_path,
-                           &(TransferOptions){
-                                   .mode = o.mode,
-                                   .owner = o.owner,
-                                   .preserve = o.preserve,
-                                   .overwrite = o.overwrite,
-                                   .resume = o.resume,
-                                   .detach = !with_fd,
-                           },
+                           &options,
                            &j, &text);
         if (e != WIRE_OK)
                 return bus_error_set(error, e, "%s", text);

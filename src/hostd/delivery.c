@@ -127,7 +127,7 @@ static void on_retry(void *userdata)
         }
 }
 
-static WireError check(Jobs *js, Guest *g, const char *topic, size_t n_payload, char **ret_text)
+WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, char **ret_text)
 {
         if (strlen(topic) > TOPIC_MAX) {
                 *ret_text = g_strdup_printf("A topic has at most %u bytes", TOPIC_MAX);
@@ -143,7 +143,7 @@ static WireError check(Jobs *js, Guest *g, const char *topic, size_t n_payload, 
                                             topic, guest_name(g), n_payload, PAYLOAD_MAX);
                 return WIRE_TOO_LARGE;
         }
-        return jobs_check_guest(g, ret_text);
+        return WIRE_OK;
 }
 
 void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload,
@@ -151,9 +151,11 @@ void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const
 {
         uint64_t timeout = options->timeout_usec == 0 ? DELIVERY_TIMEOUT_USEC : options->timeout_usec, now = fs_now_usec();
         g_autofree char *text = NULL;
-        WireError error = check(js, g, topic, n_payload, &text);
+        WireError error = delivery_check(g, topic, n_payload, &text);
         Delivery *d;
 
+        if (error == WIRE_OK)
+                error = jobs_check_guest(g, &text);
         if (error == WIRE_OK &&
             !quota_take(jobs_quota(js), QUOTA_CALLS, guest_uuid(g), host_config(jobs_host(js))->max_calls_per_guest)) {
                 text = g_strdup_printf("Guest %s has %" PRIu32 " messages and calls under way, the most at once "
@@ -175,7 +177,7 @@ void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const
                 .topic = g_strdup(topic),
                 .payload = n_payload > 0 ? g_memdup2(payload, n_payload) : NULL,
                 .n_payload = n_payload,
-                .id = delivery_next_id(),
+                .id = options->id ? options->id : delivery_next_id(),
                 .deadline_usec = timeout < USEC_INFINITY - now ? now + timeout : USEC_INFINITY,
                 .retry = is_call ? NULL : loop_timer_new(loop_default(), on_retry, d), /* NULL: one try */
                 .done = done,

@@ -12,12 +12,15 @@
 
 typedef struct DeliveryOptions {
         uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
+        uint64_t id;           /* of an earlier try, which the guest drops if it had it; 0: a new one */
 } DeliveryOptions;
 
 /* Called once, perhaps before delivery_send() returns. WIRE_OK: reply (of a call) is borrowed; else text is a sentence. */
 typedef void (*DeliveryDone)(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n_reply);
 void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload,
                    size_t n_payload, const DeliveryOptions *options, DeliveryDone done, void *userdata);
+/* WIRE_OK, or what is wrong with them and a malloc'ed sentence. */
+WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, char **ret_text);
 void delivery_stop_all(void); /* before the guests go: each ends with Interrupted */
 /* Unique and ascending, over restarts too as long as the clock is not set back behind them. */
 uint64_t delivery_next_id(void);

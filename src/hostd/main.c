@@ -17,6 +17,7 @@
 #include "hostd/jobs.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
+#include "hostd/queue.h"
 #include "hostd/transfer.h"
 
 #define PUBLISH_USEC                                                                                        \
@@ -26,6 +27,7 @@ typedef struct Daemon {
         Loop *loop;
         Host *host;
         Jobs *jobs;
+        Queue *queue;
         Bus *bus;
         LoopTimer *publish;
 } Daemon;
@@ -184,7 +186,9 @@ static void take_up_item(Daemon *d, StoreItem *item)
         int r = -ENOTSUP;
         Job *j;
 
-        if (item->kind == JOB_PUSH || item->kind == JOB_PULL)
+        if (item->is_queued)
+                r = queue_restore(d->queue, item);
+        else if (item->kind == JOB_PUSH || item->kind == JOB_PULL)
                 r = transfer_restore(d->jobs, item, &j);
         else if (item->kind == JOB_EXEC)
                 r = exec_restore(d->jobs, item);
@@ -218,10 +222,14 @@ static int daemon_start(Daemon *d, const Options *o)
         d->jobs = jobs_new(d->host);
         if (!d->jobs)
                 return -ENOMEM;
+        d->queue = queue_new(d->jobs);
+        if (!d->queue)
+                return -ENOMEM;
         take_up(d);
         r = bus_new(d->host, d->jobs, d->loop, &d->bus);
         if (r < 0)
                 return r;
+        bus_set_engines(d->bus, d->queue);
         d->publish = loop_timer_new(d->loop, on_publish_timer, d);
         if (!d->publish)
                 return -ENOMEM;
@@ -236,6 +244,7 @@ static void daemon_stop(Daemon *d)
 {
         loop_timer_free(d->publish);
         bus_free(d->bus);
+        queue_free(d->queue);
         jobs_free(d->jobs);
         host_free(d->host);
 }

@@ -17,6 +17,7 @@ typedef enum QuotaKind {
         QUOTA_PROCESSES, /* key: a guest */
         QUOTA_CALLS,     /* key: a guest; messages and calls under way, either direction */
         QUOTA_ASKING,    /* key: a uid; calls that wait for an authorisation */
+        QUOTA_QUEUED,    /* key: a uid; items in the queue */
         _QUOTA_MAX,
 } QuotaKind;
 

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The Manager's methods about what waits for guests (ListQueue, DropQueued), and the answers to calls with "queue". */
+
+#include <glib.h>
+#include <inttypes.h>
+
+#include "hostd/bus-error.h"
+#include "hostd/bus-objects.h"
+#include "hostd/log.h"
+#include "hostd/names.h"
+
+typedef struct Listing {
+        sd_bus_message *reply;
+        int r;
+} Listing;
+
+static void list_item(void *userdata, const Job *j, const char *description, uint64_t created_at, uint64_t expires_at)
+{
+        _cleanup_free_ char *text = job_text(description);
+        Listing *l = userdata;
+
+        if (l->r >= 0)
+                l->r = sd_bus_message_append(l->reply, "(usstt)", j->id, job_kind_to_string(j->kind), text, created_at, expires_at);
+}
+
+int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        PolkitDetails details = {};
+        Bus *b = userdata;
+        Listing l;
+        Guest *g;
+        int r;
+
+        if ((r = bus_read_guest(b, m, &g, &details)) < 0)
+                return r;
+        if ((r = bus_authorize(b, m, "inspect", &details, NULL, error)) <= 0)
+                return r < 0 ? r : 1;
+        if (!g)
+                return bus_no_such_guest(error, details.domain_name);
+        if ((r = sd_bus_message_new_method_return(m, &reply)) < 0 ||
+            (r = sd_bus_message_open_container(reply, 'a', "(usstt)")) < 0)
+                return r;
+        l = (Listing){ .reply = reply };
+        queue_each(b->queue, guest_uuid(g), list_item, &l);
+        if (l.r < 0 || (r = sd_bus_message_close_container(reply)) < 0)
+                return l.r < 0 ? l.r : r;
+        return sd_bus_send(NULL, reply, NULL);
+}
+
+int bus_method_drop_queued(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        PolkitDetails details = {};
+        const Caller *caller;
+        Bus *b = userdata;
+        uint32_t id;
+        Job *j;
+        int r;
+
+        if ((r = sd_bus_message_read_basic(m, 'u', &id)) < 0)
+                return r;
+        if ((r = bus_peers_find(b->peers, m, &caller, error)) <= 0)
+                return r < 0 ? r : 1;
+        j = queue_has(b->queue, id) ? jobs_find(b->jobs, id) : NULL;
+        if (j) {
+                details.domain_name = j->guest_name;
+                details.domain_uuid = j->guest_uuid;
+        }
+        if (!j || j->caller->uid != caller->uid)
+                if ((r = bus_authorize(b, m, "manage", &details, NULL, error)) <= 0)
+                        return r < 0 ? r : 1;
+        if (!j)
+                return bus_error_set(error, WIRE_NOT_FOUND, "Nothing with the id %" PRIu32 " is in the queue", id);
+        if ((r = sd_bus_reply_method_return(m, NULL)) < 0)
+                return r;
+        jobs_cancel(b->jobs, j);
+        return 1;
+}
+
+/* What the method would have answered is not known yet: empty, but for ids. */
+void bus_on_queued(void *userdata, WireError error, const char *text, const Job *j)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata;
+        const char *member = sd_bus_message_get_member(call);
+        bool for_people = str_eq(sd_bus_message_get_interface(call), IFACE_MANAGER);
+        int r;
+
+        if (error != WIRE_OK) {
+                bus_error_reply(call, error, text);
+                return;
+        }
+        if (str_eq(member, "Send"))
+                r = sd_bus_reply_method_return(call, "t", (uint64_t)j->id);
+        else if (str_eq(member, "Call"))
+                r = for_people ? sd_bus_reply_method_return(call, "s", "") : sd_bus_reply_method_return(call, "ay", 0);
+        else if (str_eq(member, "Run"))
+                r = for_people ? sd_bus_reply_method_return(call, "iss", 0, "", "") :
+                                 sd_bus_reply_method_return(call, "iayay", 0, 0, 0);
+        else {
+                _cleanup_free_ char *path = bus_job_path(j->id);
+                r = sd_bus_reply_method_return(call, "uo", j->id, path);
+        }
+        if (r < 0 && r != -ENOTCONN)
+                log_warning("Cannot answer %s: %s", member, g_strerror(-r));
+}
