@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* org.vmferry1.Guest at /org/vmferry1/guest/<uuid>: a guest's properties and news. Its methods are in bus-verbs.c. */
+/* org.vmferry1.Guest at /org/vmferry1/guest/<uuid>: a guest's properties and news. Its methods are in
+ * bus-verbs.c. */
 
 #include <glib.h>
 
@@ -8,8 +9,8 @@
 #include "hostd/bus-objects.h"
 #include "hostd/names.h"
 
-static int get_text(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                    void *userdata, sd_bus_error *error)
+static int get_text(sd_bus *bus, const char *path, const char *iface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Guest *g = bus_find_guest_path(userdata, path);
         const GuestFacts *f = g ? guest_facts(g) : NULL;
@@ -43,8 +44,8 @@ static int get_text(sd_bus *bus, const char *path, const char *iface, const char
         return sd_bus_message_append_basic(reply, 's', fit);
 }
 
-static int get_capabilities(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                            void *userdata, sd_bus_error *error)
+static int get_capabilities(sd_bus *bus, const char *path, const char *iface, const char *property,
+                            sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Guest *g = bus_find_guest_path(userdata, path);
 
@@ -53,8 +54,8 @@ static int get_capabilities(sd_bus *bus, const char *path, const char *iface, co
         return sd_bus_message_append_strv(reply, guest_facts(g)->capabilities);
 }
 
-static int get_os_release(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                          void *userdata, sd_bus_error *error)
+static int get_os_release(sd_bus *bus, const char *path, const char *iface, const char *property,
+                          sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Guest *g = bus_find_guest_path(userdata, path);
         int r;
@@ -67,8 +68,8 @@ static int get_os_release(sd_bus *bus, const char *path, const char *iface, cons
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 
-static int get_number(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                      void *userdata, sd_bus_error *error)
+static int get_number(sd_bus *bus, const char *path, const char *iface, const char *property,
+                      sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Guest *g = bus_find_guest_path(userdata, path);
         const GuestCounters *c = g ? guest_counters(g) : NULL;
@@ -97,8 +98,8 @@ static int get_number(sd_bus *bus, const char *path, const char *iface, const ch
         return sd_bus_message_append_basic(reply, 't', &n);
 }
 
-static int get_queue_length(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                            void *userdata, sd_bus_error *error)
+static int get_queue_length(sd_bus *bus, const char *path, const char *iface, const char *property,
+                            sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         const Guest *g = bus_find_guest_path(userdata, path);
 
@@ -113,23 +114,26 @@ static int get_queue_length(sd_bus *bus, const char *path, const char *iface, co
 
 const sd_bus_vtable bus_guest_vtable[] = {
         SD_BUS_VTABLE_START(0),
-        SD_BUS_METHOD_WITH_ARGS("Ping", SD_BUS_NO_ARGS, SD_BUS_RESULT("t", rtt_usec), bus_verb_ping, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Send", ARGS("s", topic, "ay", payload, "a{sv}", options), SD_BUS_RESULT("t", id),
-                                bus_verb_send, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Call", ARGS("s", topic, "ay", payload, "a{sv}", options), SD_BUS_RESULT("ay", reply),
-                                bus_verb_call, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Ping", SD_BUS_NO_ARGS, SD_BUS_RESULT("t", rtt_usec), bus_verb_ping,
+                                CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Send", ARGS("s", topic, "ay", payload, "a{sv}", options),
+                                SD_BUS_RESULT("t", id), bus_verb_send, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Call", ARGS("s", topic, "ay", payload, "a{sv}", options),
+                                SD_BUS_RESULT("ay", reply), bus_verb_call, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Run", ARGS("as", argv, "a{sv}", options),
-                                SD_BUS_RESULT("i", exit_status, "ay", stdout, "ay", stderr), bus_verb_run, CALLABLE),
+                                SD_BUS_RESULT("i", exit_status, "ay", stdout, "ay", stderr), bus_verb_run,
+                                CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Exec", ARGS("as", argv, "a{sv}", options),
-                                SD_BUS_RESULT("u", id, "o", job, "h", stdin, "h", stdout, "h", stderr), bus_verb_exec, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("PushFd", ARGS("h", fd, "s", guest_path, "a{sv}", options), SD_BUS_RESULT("u", id, "o", job),
-                                bus_verb_push_fd, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("PullFd", ARGS("s", guest_path, "h", fd, "a{sv}", options), SD_BUS_RESULT("u", id, "o", job),
-                                bus_verb_pull_fd, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Push", ARGS("s", host_path, "s", guest_path, "a{sv}", options), SD_BUS_RESULT("u", id, "o", job),
-                                bus_verb_push, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Pull", ARGS("s", guest_path, "s", host_path, "a{sv}", options), SD_BUS_RESULT("u", id, "o", job),
-                                bus_verb_pull, CALLABLE),
+                                SD_BUS_RESULT("u", id, "o", job, "h", stdin, "h", stdout, "h", stderr),
+                                bus_verb_exec, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("PushFd", ARGS("h", fd, "s", guest_path, "a{sv}", options),
+                                SD_BUS_RESULT("u", id, "o", job), bus_verb_push_fd, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("PullFd", ARGS("s", guest_path, "h", fd, "a{sv}", options),
+                                SD_BUS_RESULT("u", id, "o", job), bus_verb_pull_fd, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Push", ARGS("s", host_path, "s", guest_path, "a{sv}", options),
+                                SD_BUS_RESULT("u", id, "o", job), bus_verb_push, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Pull", ARGS("s", guest_path, "s", host_path, "a{sv}", options),
+                                SD_BUS_RESULT("u", id, "o", job), bus_verb_pull, CALLABLE),
         SD_BUS_PROPERTY("Name", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("Uuid", "s", get_text, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_PROPERTY("State", "s", get_text, 0, TOLD),
@@ -161,14 +165,16 @@ const sd_bus_vtable bus_guest_vtable[] = {
 static void tell_domain(Bus *b, Guest *g, const char *path)
 {
         const Domain *d = guest_domain(g);
-        g_autofree char *now = g_strdup_printf("%s\n%s\n%s", d->name, d->control_socket ? d->control_socket : "",
-                                               d->data_socket ? d->data_socket : "");
+        g_autofree char *now =
+                g_strdup_printf("%s\n%s\n%s", d->name, d->control_socket ? d->control_socket : "",
+                                d->data_socket ? d->data_socket : "");
         const char *before = g_hash_table_lookup(b->shown, guest_uuid(g));
 
         if (str_eq(now, before))
                 return;
         if (before)
-                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "Name", "ControlSocket", "DataSocket", NULL);
+                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "Name", "ControlSocket",
+                                                     "DataSocket", NULL);
         g_hash_table_insert(b->shown, g_strdup(guest_uuid(g)), g_steal_pointer(&now));
 }
 
@@ -220,9 +226,11 @@ static void on_state(void *userdata, Guest *g, GuestState old)
                 (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "StateReason", NULL);
                 return;
         }
-        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "State", "StateReason", "ReadySince", NULL);
-        (void)sd_bus_emit_signal(b->bus, BUS_PATH, IFACE_MANAGER, "GuestStateChanged", "osss", path, guest_name(g),
-                                 guest_state_to_string(old), guest_state_to_string(guest_state(g)));
+        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "State", "StateReason", "ReadySince",
+                                             NULL);
+        (void)sd_bus_emit_signal(b->bus, BUS_PATH, IFACE_MANAGER, "GuestStateChanged", "osss", path,
+                                 guest_name(g), guest_state_to_string(old),
+                                 guest_state_to_string(guest_state(g)));
         if (guest_state(g) == GUEST_READY)
                 end_waits(b, g, false);
         bus_manager_counts_changed(b);
@@ -233,8 +241,9 @@ static void on_facts(void *userdata, Guest *g)
         Bus *b = userdata;
         _cleanup_free_ char *path = bus_guest_path(guest_uuid(g));
 
-        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "AgentVersion", "AgentBuild", "Capabilities",
-                                             "BootId", "Hostname", "Kernel", "OsRelease", NULL);
+        (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_GUEST, "AgentVersion", "AgentBuild",
+                                             "Capabilities", "BootId", "Hostname", "Kernel", "OsRelease",
+                                             NULL);
 }
 
 static void on_libvirt_state(void *userdata, LibvirtState s)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * What can be done to a guest, for people (Manager: names and text) and for programs (Guest: bytes and descriptors) alike.
- * Each handler reads its arguments, asks for permission, which may bring the same call here again, and only then looks at
- * whether the guest exists: who may not do it does not learn that either.
+ * What can be done to a guest, for people (Manager: names and text) and for programs (Guest: bytes and
+ * descriptors) alike. Each handler reads its arguments, asks for permission, which may bring the same call
+ * here again, and only then looks at whether the guest exists: who may not do it does not learn that either.
  */
 
 #include <fcntl.h>
@@ -48,7 +48,8 @@ static int append_text(sd_bus_message *reply, const void *bytes, size_t n)
 
 static int append_output(sd_bus_message *call, sd_bus_message *reply, const void *bytes, size_t n)
 {
-        return is_for_people(call) ? append_text(reply, bytes, n) : sd_bus_message_append_array(reply, 'y', bytes, n);
+        return is_for_people(call) ? append_text(reply, bytes, n)
+                                   : sd_bus_message_append_array(reply, 'y', bytes, n);
 }
 
 /* Ping */
@@ -103,7 +104,8 @@ static const BusOption message_options[] = {
         {},
 };
 
-static void on_sent(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n)
+static void on_sent(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply,
+                    size_t n)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata, *answer = NULL;
         int r;
@@ -131,7 +133,8 @@ static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
         Guest *g;
         int r;
 
-        if ((r = bus_read_guest(userdata, m, &g, &details)) < 0 || (r = sd_bus_message_read(m, "s", &details.topic)) < 0)
+        if ((r = bus_read_guest(userdata, m, &g, &details)) < 0 ||
+            (r = sd_bus_message_read(m, "s", &details.topic)) < 0)
                 return r;
         if (is_for_people(m)) {
                 if ((r = sd_bus_message_read(m, "s", &text)) < 0)
@@ -148,7 +151,8 @@ static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
                 return bus_no_such_guest(error, details.domain_name);
         if (options.queue) {
                 queue_message(((Bus *)userdata)->queue, g, caller, is_call, details.topic, payload, n,
-                              &(QueueOptions){ .ttl_usec = options.ttl, .key = options.key }, bus_on_queued, sd_bus_message_ref(m));
+                              &(QueueOptions){ .ttl_usec = options.ttl, .key = options.key }, bus_on_queued,
+                              sd_bus_message_ref(m));
                 return 1;
         }
         delivery_send(((Bus *)userdata)->jobs, g, caller, is_call, details.topic, payload, n,
@@ -180,14 +184,24 @@ typedef struct CommandOptions {
 } CommandOptions;
 
 #define COMMAND_OPTIONS                                                                                     \
-        { "env", "a{ss}", offsetof(CommandOptions, env) }, { "cwd", "s", offsetof(CommandOptions, cwd) },     \
-                { "user", "s", offsetof(CommandOptions, user) }, { "timeout", "t", offsetof(CommandOptions, timeout) }, \
-                { "tty", "b", offsetof(CommandOptions, tty) }, { "rows", "q", offsetof(CommandOptions, rows) }, \
-                { "columns", "q", offsetof(CommandOptions, columns) }, { "queue", "b", offsetof(CommandOptions, queue) }, \
-                { "ttl", "t", offsetof(CommandOptions, ttl) }, { "key", "s", offsetof(CommandOptions, key) }
+        { "env", "a{ss}", offsetof(CommandOptions, env) }, { "cwd", "s", offsetof(CommandOptions, cwd) },   \
+                { "user", "s", offsetof(CommandOptions, user) },                                            \
+                { "timeout", "t", offsetof(CommandOptions, timeout) },                                      \
+                { "tty", "b", offsetof(CommandOptions, tty) },                                              \
+                { "rows", "q", offsetof(CommandOptions, rows) },                                            \
+                { "columns", "q", offsetof(CommandOptions, columns) },                                      \
+                { "queue", "b", offsetof(CommandOptions, queue) },                                          \
+                { "ttl", "t", offsetof(CommandOptions, ttl) },                                              \
+        {                                                                                                   \
+                "key", "s", offsetof(CommandOptions, key)                                                   \
+        }
 
-static const BusOption run_options[] = { COMMAND_OPTIONS, { "stdin", "ay", offsetof(CommandOptions, input) }, {} };
-static const BusOption exec_options[] = { COMMAND_OPTIONS, { "detach", "b", offsetof(CommandOptions, detach) }, {} };
+static const BusOption run_options[] = { COMMAND_OPTIONS,
+                                         { "stdin", "ay", offsetof(CommandOptions, input) },
+                                         {} };
+static const BusOption exec_options[] = { COMMAND_OPTIONS,
+                                          { "detach", "b", offsetof(CommandOptions, detach) },
+                                          {} };
 
 static void command_options_done(CommandOptions *o)
 {
@@ -200,8 +214,9 @@ static char *command_line(char **argv)
         GString *s = g_string_new(NULL);
 
         for (; *argv; argv++) {
-                bool plain = **argv && strspn(*argv, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                                     "@%+=:,./_-") == strlen(*argv);
+                bool plain = **argv &&
+                             strspn(*argv, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                           "@%+=:,./_-") == strlen(*argv);
                 g_autofree char *quoted = plain ? NULL : g_shell_quote(*argv);
                 g_string_append_printf(s, "%s%s", s->len > 0 ? " " : "", plain ? *argv : quoted);
         }
@@ -246,7 +261,8 @@ static void on_exec(void *userdata, WireError error, const char *text, Job *j, c
 
 static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool is_run)
 {
-        _cleanup_(command_options_done) CommandOptions o = { .timeout = USEC_INFINITY, .rows = 24, .columns = 80 };
+        _cleanup_(command_options_done)
+                CommandOptions o = { .timeout = USEC_INFINITY, .rows = 24, .columns = 80 };
         g_autofree char *line = NULL, *text = NULL;
         g_auto(GStrv) argv = NULL;
         PolkitDetails details = {};
@@ -284,16 +300,20 @@ static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
         if (!g)
                 return bus_no_such_guest(error, details.domain_name);
         if (o.queue && !is_run)
-                return bus_error_set(error, WIRE_UNSUPPORTED, "Exec hands out descriptors, so it cannot be queued; Run can");
+                return bus_error_set(error, WIRE_UNSUPPORTED,
+                                     "Exec hands out descriptors, so it cannot be queued; Run can");
         if (o.queue) {
                 queue_command(b->queue, g, caller, (const char *const *)argv, &options,
-                              &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued, sd_bus_message_ref(m));
+                              &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued,
+                              sd_bus_message_ref(m));
                 return 1;
         }
         if (is_run)
-                exec_run(b->jobs, g, caller, (const char *const *)argv, &options, on_run, sd_bus_message_ref(m));
+                exec_run(b->jobs, g, caller, (const char *const *)argv, &options, on_run,
+                         sd_bus_message_ref(m));
         else
-                exec_start(b->jobs, g, caller, (const char *const *)argv, &options, on_exec, sd_bus_message_ref(m));
+                exec_start(b->jobs, g, caller, (const char *const *)argv, &options, on_exec,
+                           sd_bus_message_ref(m));
         return 1;
 }
 
@@ -337,11 +357,15 @@ static int read_file_options(sd_bus_message *m, FileOptions *o, sd_bus_error *er
                 return r;
         if (o->mode != UINT32_MAX && o->mode > MODE_MAX)
                 return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"mode\" is at most 0%o", MODE_MAX);
-        if (!str_eq(o->overwrite, "replace") && !str_eq(o->overwrite, "fail") && !str_eq(o->overwrite, "update"))
-                return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"overwrite\" is \"replace\", \"fail\" or \"update\", not \"%s\"",
-                                     o->overwrite);
+        if (!str_eq(o->overwrite, "replace") && !str_eq(o->overwrite, "fail") &&
+            !str_eq(o->overwrite, "update"))
+                return bus_error_set(
+                        error, WIRE_INVALID_ARGS,
+                        "Option \"overwrite\" is \"replace\", \"fail\" or \"update\", not \"%s\"",
+                        o->overwrite);
         if (o->owner && !*o->owner)
-                return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"owner\" is \"user:group\", \"user\" or \":group\"");
+                return bus_error_set(error, WIRE_INVALID_ARGS,
+                                     "Option \"owner\" is \"user:group\", \"user\" or \":group\"");
         return 0;
 }
 
@@ -376,8 +400,10 @@ static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobK
         if (!with_fd)
                 r = sd_bus_message_read(m, "ss", &first, &second);
         else
-                r = kind == JOB_PUSH ? sd_bus_message_read(m, "hs", &fd, &second) : sd_bus_message_read(m, "sh", &first, &fd);
-        if (r < 0 || (r = read_file_options(m, &o, error)) < 0 || (with_fd && (r = check_fd(fd, kind == JOB_PUSH, error)) < 0))
+                r = kind == JOB_PUSH ? sd_bus_message_read(m, "hs", &fd, &second)
+                                     : sd_bus_message_read(m, "sh", &first, &fd);
+        if (r < 0 || (r = read_file_options(m, &o, error)) < 0 ||
+            (with_fd && (r = check_fd(fd, kind == JOB_PUSH, error)) < 0))
                 return r;
         host_path = kind == JOB_PUSH ? first : second;
         guest_path = kind == JOB_PUSH ? second : first;
@@ -395,17 +421,17 @@ static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobK
                 .detach = !with_fd,
         };
         if (o.queue && (with_fd || kind != JOB_PUSH))
-                return bus_error_set(error, WIRE_UNSUPPORTED, "%s cannot be queued; Push of a path can", sd_bus_message_get_member(m));
+                return bus_error_set(error, WIRE_UNSUPPORTED, "%s cannot be queued; Push of a path can",
+                                     sd_bus_message_get_member(m));
         if (o.queue) {
                 queue_push(b->queue, g, caller, host_path, guest_path, &options,
-                           &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued, sd_bus_message_ref(m));
+                           &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued,
+                           sd_bus_message_ref(m));
                 return 1;
         }
         if (with_fd && (fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)) < 0)
                 return bus_error_set(error, WIRE_LIMITS_EXCEEDED, "hostd is out of file descriptors");
-        e = transfer_start(b->jobs, kind, g, caller, host_path, fd, guest_path,
-                           &options,
-                           &j, &text);
+        e = transfer_start(b->jobs, kind, g, caller, host_path, fd, guest_path, &options, &j, &text);
         if (e != WIRE_OK)
                 return bus_error_set(error, e, "%s", text);
         path = bus_job_path(j->id);

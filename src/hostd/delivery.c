@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A one-way message whose session was lost is sent again, with its id, once the guest is ready: the guest drops repeats.
- * A call is not: what it did cannot be known.
+ * A one-way message whose session was lost is sent again, with its id, once the guest is ready: the guest
+ * drops repeats. A call is not: what it did cannot be known.
  */
 
 #include "hostd/delivery.h"
@@ -99,13 +99,15 @@ static void start(Delivery *d, Guest *g)
         json_object *o = json_object_new_object();
         uint64_t left = time_left(d);
 
-        json_object_object_add(o, "method", json_object_new_string(d->is_call ? "message.call" : "message.send"));
+        json_object_object_add(o, "method",
+                               json_object_new_string(d->is_call ? "message.call" : "message.send"));
         json_object_object_add(o, "topic", json_object_new_string(d->topic));
         json_object_object_add(o, "id", json_object_new_int64((int64_t)d->id));
         if (left <= INT64_MAX)
                 json_object_object_add(o, "timeout", json_object_new_int64((int64_t)left));
         d->request = guest_request(g, o, d->payload, d->n_payload,
-                                   left < USEC_INFINITY - ANSWER_GRACE_USEC ? left + ANSWER_GRACE_USEC : USEC_INFINITY,
+                                   left < USEC_INFINITY - ANSWER_GRACE_USEC ? left + ANSWER_GRACE_USEC
+                                                                            : USEC_INFINITY,
                                    on_reply, d);
 }
 
@@ -119,10 +121,10 @@ static void on_retry(void *userdata)
         else if (g && guest_state(g) != GUEST_OFF && time_left(d) > RETRY_USEC)
                 loop_timer_set(d->retry, fs_now_usec() + RETRY_USEC, RETRY_USEC / 4);
         else {
-                g_autofree char *text =
-                        g_strdup_printf("Guest %s was lost before it confirmed message %" PRIu64 " to topic %s; it may have "
-                                        "arrived",
-                                        d->guest_name, d->id, d->topic);
+                g_autofree char *text = g_strdup_printf(
+                        "Guest %s was lost before it confirmed message %" PRIu64 " to topic %s; it may have "
+                        "arrived",
+                        d->guest_name, d->id, d->topic);
                 finish(d, WIRE_INTERRUPTED, text, NULL);
         }
 }
@@ -134,31 +136,36 @@ WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, ch
                 return WIRE_TOO_LARGE;
         }
         if (!name_is_topic(topic)) {
-                *ret_text = g_strdup_printf("\"%s\" is no topic: letters, digits, '.', '_' and '-', not beginning with a dot",
-                                            topic);
+                *ret_text = g_strdup_printf(
+                        "\"%s\" is no topic: letters, digits, '.', '_' and '-', not beginning with a dot",
+                        topic);
                 return WIRE_INVALID_ARGS;
         }
         if (n_payload > PAYLOAD_MAX) {
-                *ret_text = g_strdup_printf("The payload for topic %s of guest %s has %zu bytes; a message carries at most %u",
-                                            topic, guest_name(g), n_payload, PAYLOAD_MAX);
+                *ret_text = g_strdup_printf(
+                        "The payload for topic %s of guest %s has %zu bytes; a message carries at most %u",
+                        topic, guest_name(g), n_payload, PAYLOAD_MAX);
                 return WIRE_TOO_LARGE;
         }
         return WIRE_OK;
 }
 
-void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload,
-                   size_t n_payload, const DeliveryOptions *options, DeliveryDone done, void *userdata)
+void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic,
+                   const void *payload, size_t n_payload, const DeliveryOptions *options, DeliveryDone done,
+                   void *userdata)
 {
-        uint64_t timeout = options->timeout_usec == 0 ? DELIVERY_TIMEOUT_USEC : options->timeout_usec, now = fs_now_usec();
+        uint64_t timeout = options->timeout_usec == 0 ? DELIVERY_TIMEOUT_USEC : options->timeout_usec,
+                 now = fs_now_usec();
         g_autofree char *text = NULL;
         WireError error = delivery_check(g, topic, n_payload, &text);
         Delivery *d;
 
         if (error == WIRE_OK)
                 error = jobs_check_guest(g, &text);
-        if (error == WIRE_OK &&
-            !quota_take(jobs_quota(js), QUOTA_CALLS, guest_uuid(g), host_config(jobs_host(js))->max_calls_per_guest)) {
-                text = g_strdup_printf("Guest %s has %" PRIu32 " messages and calls under way, the most at once "
+        if (error == WIRE_OK && !quota_take(jobs_quota(js), QUOTA_CALLS, guest_uuid(g),
+                                            host_config(jobs_host(js))->max_calls_per_guest)) {
+                text = g_strdup_printf("Guest %s has %" PRIu32
+                                       " messages and calls under way, the most at once "
                                        "(MaxCallsPerGuest= of hostd.conf)",
                                        guest_name(g), host_config(jobs_host(js))->max_calls_per_guest);
                 error = WIRE_LIMITS_EXCEEDED;

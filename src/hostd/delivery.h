@@ -2,23 +2,27 @@
 #pragma once
 
 /*
- * Messages from the host to a guest: their ids, their limits, their time, and the second try that one-way messages get when
- * the session is lost between sending and the guest's word.
+ * Messages from the host to a guest: their ids, their limits, their time, and the second try that one-way
+ * messages get when the session is lost between sending and the guest's word.
  */
 
 #include "hostd/jobs.h"
 
-#define DELIVERY_TIMEOUT_USEC (20 * USEC_PER_SEC) /* where the caller names none; below sd-bus's 25 seconds */
+#define DELIVERY_TIMEOUT_USEC                                                                               \
+        (20 * USEC_PER_SEC) /* where the caller names none; below sd-bus's 25 seconds */
 
 typedef struct DeliveryOptions {
         uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
         uint64_t id;           /* of an earlier try, which the guest drops if it had it; 0: a new one */
 } DeliveryOptions;
 
-/* Called once, perhaps before delivery_send() returns. WIRE_OK: reply (of a call) is borrowed; else text is a sentence. */
-typedef void (*DeliveryDone)(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n_reply);
-void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload,
-                   size_t n_payload, const DeliveryOptions *options, DeliveryDone done, void *userdata);
+/* Called once, perhaps before delivery_send() returns. WIRE_OK: reply (of a call) is borrowed; else text is
+ * a sentence. */
+typedef void (*DeliveryDone)(void *userdata, WireError error, const char *text, uint64_t id,
+                             const uint8_t *reply, size_t n_reply);
+void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic,
+                   const void *payload, size_t n_payload, const DeliveryOptions *options, DeliveryDone done,
+                   void *userdata);
 /* WIRE_OK, or what is wrong with them and a malloc'ed sentence. */
 WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, char **ret_text);
 void delivery_stop_all(void); /* before the guests go: each ends with Interrupted */

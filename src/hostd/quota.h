@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Counting, and nothing else: how many of a kind somebody has, and how fast they come. Pure; who is counted and what the
- * limit is are said by the caller, at each call, so that a reload has effect at once.
+ * Counting, and nothing else: how many of a kind somebody has, and how fast they come. Pure; who is counted
+ * and what the limit is are said by the caller, at each call, so that a reload has effect at once.
  */
 
 #include <stdbool.h>
