@@ -17,20 +17,22 @@ LAYERS = {
     "hostd": ("base", "proto", "files", "carrier"),
     "worker": ("base", "proto", "files", "carrier"),
     "cli": ("base", "proto"),
+    "deploy": ("base", "proto"),
 }
 
 # header → where it may be included, below src/
 CUSTOMS = {
-    "libvirt/*": ("hostd/virt*",),
+    "libvirt/*": ("hostd/virt*", "deploy/domain.c"),
     "libvirt-glib/*": ("hostd/virt*",),
     "sqlite3.h": ("hostd/store*",),
     "libxml/*": ("hostd/domain-xml*", "hostd/virt.c"),  # virt.c: xmlInitParser() before its thread
-    "systemd/sd-bus*.h": ("hostd/bus*", "hostd/services*", "hostd/polkit*", "hostd/units*", "hostd/loop*", "cli/*"),
+    "systemd/sd-bus*.h": ("hostd/bus*", "hostd/services*", "hostd/inbox*", "hostd/inbox*", "hostd/polkit*", "hostd/units*", "hostd/loop*", "cli/*"),
     "systemd/sd-event.h": ("hostd/loop*", "hostd/bus*", "hostd/polkit*", "hostd/units*", "cli/*"),
     "systemd/sd-daemon.h": ("hostd/loop*", "hostd/main*", "hostd/fdstore*"),
     "systemd/sd-journal.h": ("hostd/log*", "hostd/audit*"),
     "xxhash.h": ("proto/digest*",),
-    "glib*.h": ("hostd/*",),
+    "guestfs.h": ("deploy/image.c",),
+    "glib*.h": ("hostd/*", "deploy/guest-agent.c"),
     "gio/*": (),
     "json.h": (),
 }
@@ -41,8 +43,14 @@ PROTO_NEVER = ("unistd.h", "fcntl.h", "poll.h", "sys/socket.h", "sys/stat.h", "s
 STDIO_ALLOWED = {"vsnprintf", "snprintf", "asprintf", "vasprintf"}
 
 
+# A pure rule of another layer, for the one who shows it to people.
+EXCEPTIONS = {("src/cli/actions.c", "hostd/action.h")}
+
+
 def layer_problems(path, line, included):
     layer, target = path.split("/")[1], included.split("/")[0]
+    if (path, included) in EXCEPTIONS:
+        return []
     if not source.exists("src/" + included):
         return [f'{path}:{line}: "{included}" is not a header below src/']
     if target != layer and target not in LAYERS.get(layer, ()):
