@@ -14,6 +14,8 @@ from lab.host import Lab  # noqa: E402
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="fewer rounds, nothing slow")
     parser.addoption("--rounds", type=int, help="how often recovery is tried (20, quick: 3)")
+    parser.addoption("--messages", type=int, default=5000, help="how many each way, in the flood (5000)")
+    parser.addoption("--commands", type=int, default=300, help="how many run one after the other, in the leak test (300)")
 
 
 def pytest_configure(config):

@@ -3,13 +3,14 @@
 
 import hashlib
 import os
+import subprocess
 import threading
 import time
 
 import pytest
 
 from lab.bus import BusError, Client, options
-from lab.need import eventually
+from lab.need import built, eventually
 
 PROCESS = "org.vmferry1.Process"
 
@@ -178,19 +179,198 @@ def test_command_timeout(lab, vm):
 
 
 def test_lines_in_order(lab, vm, rounds):
+    """--rounds=4000 is the whole of it."""
     expected = "".join(f"{i}\n" for i in range(1, 200001))
     for _ in range(max(2, rounds // 4)):
         r = lab.vmferry("exec", "lab", "--", "sh", "-c", "seq 1 200000")
         assert r.returncode == 0 and r.stdout == expected
 
 
-@pytest.mark.slow
-def test_many(lab, client, vm):
-    """Nothing grows with the number of commands."""
+def test_ends_while_stdin_is_open(client, vm):
+    """Whoever asked may keep its end: the job is over when the process is, and its output."""
+    p = Process(client, "sh", "-c", "echo bye; exit 4")
+    assert p.read(p.stdout) == b"bye\n"
+    assert p.exit_status(10) == 4
+    os.close(p.stdin)
+    os.close(p.stderr)
+
+
+def test_cancel_of_what_was_left_behind(client, vm):
+    """The command has ended, and something of it holds the output."""
+    p = Process(client, "sh", "-c", "sleep 2751 & echo on")
+    assert os.read(p.stdout, 10) == b"on\n"
+    eventually(lambda: n_processes(client, "sleep 2751") == 1, 10, "what is left")
+    assert client.job_properties(p.path)["State"] == "running"
+    client.job(p.path, "Cancel")
+    assert client.wait_job(p.path, 10)["State"] == "cancelled"
+    eventually(lambda: n_processes(client, "sleep 2751") == 0, 15, "its end")
+    for fd in p.stdin, p.stdout, p.stderr:
+        os.close(fd)
+
+
+def test_other_processes_are_not_touched(client, vm):
+    client.run("lab", "sh", "-c", "setsid sleep 2761 >/dev/null 2>&1 </dev/null &")
+    p = Process(client, "sleep", "2762")
+    p.kill(9)
+    assert client.wait_job(p.path, 10)["State"] == "done"
+    assert client.get(p.path, PROCESS, "ExitSignal") == 9
+    assert n_processes(client, "sleep 2761") == 1
+    client.run("lab", "sh", "-c", "kill $(pidof sleep)")
+    for fd in p.stdin, p.stdout, p.stderr:
+        os.close(fd)
+
+
+INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
+
+
+@pytest.mark.parametrize("argv,opts,name", [
+    ([], {}, INVALID),
+    ([""], {}, INVALID),
+    (["x" * (10 << 20)], {}, "TooLarge"),
+    (["true"] * 1025, {}, "TooLarge"),
+    (["true"], {"env": {"A=B": "c"}}, INVALID),
+    (["true"], {"env": {"": "c"}}, INVALID),
+    (["true"], {"cwd": "relative"}, INVALID),
+    (["true"], {"cwd": "/no/such/directory"}, "InvalidPath"),
+    (["true"], {"cwd": "/etc/passwd"}, "InvalidPath"),
+    (["true"], {"user": "nobody-of-this-name"}, INVALID),
+    (["true"], {"no-such-option": "x"}, INVALID),
+    (["/no/such/program"], {}, "NotFound"),
+    (["no-such-program"], {}, "NotFound"),
+    (["/etc/passwd"], {}, "PermissionDenied"),
+    (["/etc"], {}, "PermissionDenied"),
+])
+def test_refused(client, vm, argv, opts, name):
+    with pytest.raises(BusError) as e:
+        Process(client, *argv, **opts)
+    assert e.value.name == name and e.value.message
+
+
+@pytest.mark.parametrize("rows,columns", [(0, 0), (65535, 65535), (2, 3)])
+def test_odd_window_sizes(client, vm, rows, columns):
+    """busybox believes 24 80 of what it thinks cannot be; the kernel takes all."""
+    p = Process(client, "sh", "-c", "stty size; read x; stty size", tty=True, rows=("q", rows), columns=("q", columns))
+    assert os.read(p.stdout, 100).split() == ([b"2", b"3"] if rows == 2 else [b"24", b"80"])
+    client.call(p.path, PROCESS, "Resize", "(qq)", 40, 7)
+    os.write(p.stdin, b"\n")
+    assert b"40 7" in p.read(p.stdout)
+    assert p.exit_status(10) == 0
+    os.close(p.stdin)
+    os.close(p.stderr)
+
+
+# As people type it, once more
+
+
+def vmferry_line(lab, line, timeout=30):
+    """A line of shell with $V as the command."""
+    env = dict(lab.hostd.env, V=f"{built('src/cli/vmferry')} --user")
+    return subprocess.run(["bash", "-c", "set -o pipefail; " + line], env=env, capture_output=True, text=True, timeout=timeout)
+
+
+def test_yes_into_head(lab, client, vm):
+    r = vmferry_line(lab, "$V exec lab -- yes | head -n 3")
+    assert r.stdout == "y\ny\ny\n" and r.returncode == 128 + 13, r.stderr
+    eventually(lambda: n_processes(client, "yes") == 0, 10, "the end of yes")
+    r = vmferry_line(lab, "yes | $V exec -i lab -- head -n 3")
+    assert r.stdout == "y\ny\ny\n" and r.returncode in (0, 128 + 13), r.stderr
+    # What does not write to the end of the pipe goes on.
+    r = vmferry_line(lab, "$V exec lab -- sh -c 'seq 1 100000; echo on >/run/after' | head -n 1")
+    assert r.stdout == "1\n"
+    eventually(lambda: client.run("lab", "cat", "/run/after")[1] == "on\n", 10, "what follows")
+
+
+def test_interrupt(lab, client, vm):
+    """Without a terminal the signal goes to the command."""
+    r = vmferry_line(lab, "timeout -s INT 2 $V exec lab -- sh -c 'trap \"echo caught; exit 9\" INT; while :; do sleep 0.1; done'")
+    assert r.stdout == "caught\n", r.stderr
+    r = vmferry_line(lab, "timeout -s TERM 2 $V exec lab -- sleep 2771; echo $?")
+    eventually(lambda: n_processes(client, "sleep 2771") == 0, 10, "its end")
+
+
+def test_what_failed_is_told_apart(lab, vm):
+    for argv, status in ((["-u", "nobody-of-this-name", "lab", "--", "true"], 125), (["-w", "/nowhere", "lab", "--", "true"], 125),
+                         (["lab", "--", "no-such-program"], 127), (["lab", "--", "/etc"], 126)):
+        r = lab.vmferry("exec", *argv)
+        assert (r.returncode, r.stderr.count("\n")) == (status, 1), (argv, r.stderr)
+
+
+def test_attach_follows_over_a_restart(lab, client, vm):
+    """From the start, each byte once, although hostd was away in the middle."""
+    number = lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c",
+                         "for i in $(seq 1 40); do echo $i; sleep 0.2; done; echo err >&2; exit 6", check=True).stdout.strip()
+    attached = subprocess.Popen([built("src/cli/vmferry"), "--user", "exec", "--attach", number], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, env=lab.hostd.env)
+    time.sleep(2)
+    lab.hostd.restart()
+    out, err = attached.communicate(timeout=60)
+    assert out == "".join(f"{i}\n" for i in range(1, 41)), (out, err)
+    assert attached.returncode == 6 and err == "err\n"
+    r = lab.vmferry("jobs", "--all")
+    assert any(line.split()[0] == number and "done" in line for line in r.stdout.splitlines()[1:]), r.stdout
+    # The end is kept over a restart too, and as often as asked.
+    lab.hostd.restart()
+    client.wait_ready("lab", 20)
+    r = lab.vmferry("exec", "--attach", number)
+    assert (r.returncode, r.stderr) == (6, "err\n") and r.stdout == out
+    assert lab.vmferry("exec", "--attach", "4000000").returncode == 125
+
+
+def test_detached_output_is_bounded_and_the_loss_is_told(lab, client, vm):
+    number = lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c", "seq 1 3000000", check=True).stdout.strip()
+    client.wait_job(f"/org/vmferry1/job/{number}", 120)
+    r = lab.vmferry("exec", "--attach", number)
+    assert r.returncode == 0 and r.stdout.endswith("\n3000000\n")
+    assert "bytes of output are lost" in r.stdout and len(r.stdout) < 20 << 20
+
+
+# How much
+
+
+def guestd_shape(client):
+    """Descriptors, threads, all processes, memory in KiB of the guest's daemon."""
+    script = r"""p=$(pidof vmferry-guestd | tr ' ' '\n' | sort -n | head -n 1)
+        ls /proc/$p/fd | wc -l; sed -n 's/^Threads:[^0-9]*//p' /proc/$p/status; ls -d /proc/[0-9]* | wc -l
+        sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' /proc/$p/status"""
+    return [int(n) for n in client.run("lab", "sh", "-c", script)[1].split()]
+
+
+def hostd_shape(lab):
+    with open(f"/proc/{lab.hostd.process.pid}/status") as file:
+        threads = next(int(line.split()[1]) for line in file if line.startswith("Threads:"))
+    with open(f"/proc/{lab.hostd.process.pid}/task/{lab.hostd.process.pid}/children") as file:
+        children = len(file.read().split())
+    return [lab.hostd.n_fds(), threads, children, lab.hostd.rss_kib()]
+
+
+def test_many(lab, client, vm, request):
+    """Nothing grows with the number of commands. --commands=10000 is the whole of it."""
+    lab.hostd.configure(f"ConnectUri={lab.libvirtd.uri}\nJobRetention=1s\n")
+    lab.hostd.restart()
+    client.wait_ready("lab", 20)
     for _ in range(100):
         client.run("lab", "true")
-    before = lab.hostd.n_fds(), lab.hostd.rss_kib()
-    for _ in range(1000):
-        client.run("lab", "true")
-    assert lab.hostd.n_fds() <= before[0] + 3
-    assert lab.hostd.rss_kib() < before[1] + 8192
+    time.sleep(2)
+    before = hostd_shape(lab), guestd_shape(client)
+    started = time.monotonic()
+    for i in range(request.config.getoption("--commands")):
+        assert client.run("lab", "true")[0] == 0
+    took = time.monotonic() - started
+    time.sleep(2)
+    after = hostd_shape(lab), guestd_shape(client)
+    print(f"before {before}, after {after}, {took:.0f} s")
+    for b, a, slack in zip(before, after, (4096, 1024)):
+        assert a[0] <= b[0] + 2 and a[1] <= b[1] + 1 and a[2] <= b[2] + 2 and a[3] <= b[3] + slack, (before, after)
+
+
+def test_large_stdin(lab, vm, request):
+    """In constant memory. With --commands=10000 it is 2 GiB."""
+    n = 2048 if request.config.getoption("--commands") >= 10000 else 100
+    before = lab.hostd.rss_kib()
+    started = time.monotonic()
+    r = vmferry_line(lab, f"head -c {n}M /dev/zero | $V exec -i lab -- sha256sum", timeout=900)
+    took = time.monotonic() - started
+    digest = subprocess.run(f"head -c {n}M /dev/zero | sha256sum", shell=True, capture_output=True, text=True).stdout
+    assert r.stdout == digest, r.stderr
+    assert lab.hostd.rss_kib() < before + 8192
+    print(f"{n} MiB in {took:.0f} s, hostd {before} -> {lab.hostd.rss_kib()} KiB")
