@@ -51,6 +51,9 @@ int command_cancel(Cli *c, int argc, char **argv);
 int command_queue(Cli *c, int argc, char **argv);
 int command_enable(Cli *c, int argc, char **argv);
 int command_disable(Cli *c, int argc, char **argv);
+int command_deploy(Cli *c, int argc, char **argv);
+int command_adopt(Cli *c, int argc, char **argv);
+int command_upgrade(Cli *c, int argc, char **argv);
 int command_metrics(Cli *c, int argc, char **argv);
 
 /* The reason, one line, on stderr; returns EXIT_FAILED. */

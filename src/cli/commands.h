@@ -23,6 +23,9 @@ static const Command commands[] = {
         { "queue", command_queue, "GUEST [drop ID]", "what waits for a guest" },
         { "enable", command_enable, "DOMAIN [--dry-run]", "add the channels, live where it runs" },
         { "disable", command_disable, "DOMAIN [--dry-run]", "remove them" },
+        { "deploy", command_deploy, "DOMAIN|IMAGE [--dry-run] …", "put guestd into an image that is not in use" },
+        { "adopt", command_adopt, "DOMAIN [--timeout S] …", "bring guestd into a running VM by its guest agent" },
+        { "upgrade", command_upgrade, "GUEST | --all [--at-once N]", "replace the guestd of running guests" },
         { "metrics", command_metrics, "", "counters in OpenMetrics text" },
         {},
 };

@@ -35,10 +35,20 @@ static int by_name(const void *a, const void *b)
         return strcmp(json_str(*(json_object *const *)a, "Name"), json_str(*(json_object *const *)b, "Name"));
 }
 
+/* A guest's daemon older than the host's is worth an upgrade. */
+static void agent_cell(Table *t, const char *agent, const char *hostd)
+{
+        _cleanup_free_ char *text = NULL;
+
+        if (agent[0] && hostd[0] && strverscmp(agent, hostd) < 0 && asprintf(&text, "%s (outdated)", agent) < 0)
+                text = NULL;
+        table_add(t, text ? text : agent);
+}
+
 int command_list(Cli *c, int argc, char **argv)
 {
         static const char *const headings[] = { "NAME", "STATE", "AGENT", "UPTIME", "HOSTNAME", "UUID", NULL };
-        _cleanup_json_ json_object *objects = NULL, *guests = json_object_new_array();
+        _cleanup_json_ json_object *objects = NULL, *manager = NULL, *guests = json_object_new_array();
         _cleanup_(table_freep) Table *table = NULL;
         char buf[32];
 
@@ -60,13 +70,14 @@ int command_list(Cli *c, int argc, char **argv)
                         cli_print_json(json_object_get(json_object_array_get_idx(guests, i)));
                 return EXIT_DONE;
         }
+        (void)client_properties(c, BUS_PATH, IFACE_MANAGER, true, &manager);
         table = table_new(headings);
         for (size_t i = 0; i < json_object_array_length(guests); i++) {
                 json_object *g = json_object_array_get_idx(guests, i);
 
                 table_add(table, json_str(g, "Name"));
                 table_add(table, json_str(g, "State"));
-                table_add(table, json_str(g, "AgentVersion"));
+                agent_cell(table, json_str(g, "AgentVersion"), json_str(manager, "Version"));
                 table_add(table, since(json_u64(g, "ReadySince"), buf, sizeof(buf)));
                 table_add(table, json_str(g, "Hostname"));
                 table_add(table, json_str(g, "Uuid"));

@@ -19,6 +19,7 @@
 #include "guestd/modules.h"
 #include "guestd/outbox.h"
 #include "guestd/process.h"
+#include "guestd/upgrade.h"
 #include "proto/name.h"
 
 /* How long commands that aren't detached wait for a host that comes back. */
@@ -36,9 +37,11 @@ struct Agent {
         Messages *messages;
         Calls *calls;
         Outbox *outbox;
+        Upgrade *upgrade;
         Localsock *localsock; /* NULL where there is no place for its socket */
         LoopTimer *orphan;
         bool stopping;
+        int exit_code;
 };
 
 /* The host's requests. */
@@ -76,6 +79,18 @@ static void method_process(Agent *a, uint64_t token, const char *method, const M
         process_call(a->processes, token, method, m->json);
 }
 
+static void method_upgrade(Agent *a, uint64_t token, const char *method, const Message *m)
+{
+        int64_t timeout = message_int(m->json, "timeout", (int64_t)UPGRADE_CONFIRM_USEC);
+
+        if (!policy_may(&a->config.policy, POLICY_UPGRADE)) {
+                host_refuse(a->host, token, WIRE_PERMISSION_DENIED, "This guest's policy allows no upgrade of its daemon.");
+                return;
+        }
+        upgrade_start(a->upgrade, token, message_str(m->json, "path", ""), message_str(m->json, "digest", ""),
+                      timeout > 0 ? (uint64_t)timeout : 0);
+}
+
 static const struct {
         const char *name; /* a trailing dot: all of that family */
         Method method;
@@ -84,6 +99,7 @@ static const struct {
         { "message.call", method_message },
         { "data.open", method_data_open },
         { PROCESS_METHOD_PREFIX, method_process },
+        { "agent.upgrade", method_upgrade },
 };
 
 static void on_host_request(void *userdata, uint64_t token, const char *method, const Message *m)
@@ -108,7 +124,7 @@ static json_object *on_host_hello(void *userdata)
 {
         Agent *a = userdata;
 
-        return facts_hello(&a->config.policy, a->instance);
+        return facts_hello(&a->config.policy, a->instance, upgrade_build());
 }
 
 static void on_host_up(void *userdata, json_object *hello)
@@ -117,6 +133,7 @@ static void on_host_up(void *userdata, json_object *hello)
         const char *instance = message_str(hello, "instance", "");
 
         loop_timer_set(a->orphan, USEC_INFINITY);
+        upgrade_confirm();
         if (a->host_instance[0] && instance[0] &&
             strncmp(a->host_instance, instance, INSTANCE_SIZE - 1) != 0)
                 processes_end_attached(a->processes);
@@ -190,6 +207,32 @@ static void on_process_exited(void *userdata, json_object *notification)
         Agent *a = userdata;
 
         (void)host_notify(a->host, notification); /* else processes_resend() tells it */
+}
+
+/* The next program. */
+
+static void on_left(void *userdata)
+{
+        Agent *a = userdata;
+
+        loop_stop(a->loop, a->exit_code);
+}
+
+static void on_upgrade_done(void *userdata, uint64_t token, WireError error, const char *text)
+{
+        Agent *a = userdata;
+
+        if (error != WIRE_OK) {
+                host_refuse(a->host, token, error, "%s", text);
+                return;
+        }
+        json_object *o = json_object_new_object();
+        if (o)
+                (void)json_object_object_add(o, "version", json_object_new_string(text));
+        host_reply(a->host, token, o, NULL, 0);
+        a->stopping = true;
+        a->exit_code = UPGRADE_EXIT;
+        host_leave(a->host, on_left);
 }
 
 /* The data port. */
@@ -375,6 +418,7 @@ static int start_parts(Agent *a)
                 .policy = &a->config.policy,
         };
 
+        static const UpgradeOps upgrade_ops = { on_upgrade_done };
         int r = loop_add_timer(a->loop, on_orphan, a, &a->orphan);
         if (r == 0)
                 r = host_new(a->loop, a->config.control_channel, &host_ops, a, &a->host);
@@ -386,6 +430,8 @@ static int start_parts(Agent *a)
                 r = messages_new(a->loop, &a->config, &message_ops, a, &a->messages);
         if (r == 0)
                 r = calls_new(a->loop, &call_ops, a, &a->calls);
+        if (r == 0)
+                r = upgrade_new(a->loop, &upgrade_ops, a, &a->upgrade);
         if (r == 0)
                 r = outbox_new(a->loop, a->config.publish_queue_max, STATE_DIR "/outbox", &outbox_ops, a,
                                &a->outbox);
@@ -444,19 +490,13 @@ Agent *agent_free(Agent *a)
         a->processes = processes_free(a->processes);
         a->carry = carry_free(a->carry);
         a->calls = calls_free(a->calls);
+        a->upgrade = upgrade_free(a->upgrade);
         a->outbox = outbox_free(a->outbox);
         a->host = host_free(a->host);
         a->orphan = loop_timer_free(a->orphan);
         config_done(&a->config);
         free(a);
         return NULL;
-}
-
-static void on_left(void *userdata)
-{
-        Agent *a = userdata;
-
-        loop_stop(a->loop, 0);
 }
 
 void agent_stop(Agent *a)

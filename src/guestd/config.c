@@ -60,6 +60,7 @@ static const Key keys[] = {
         { "AllowPull", KIND_ALLOW, ALLOW(POLICY_PULL) },
         { "AllowSend", KIND_ALLOW, ALLOW(POLICY_SEND) },
         { "AllowCall", KIND_ALLOW, ALLOW(POLICY_CALL) },
+        { "AllowUpgrade", KIND_ALLOW, ALLOW(POLICY_UPGRADE) },
         { "ExecUsers", KIND_WORDS, offsetof(Config, policy.exec_users), 0, 0 },
         { "ExecCommands", KIND_COMMANDS, offsetof(Config, policy.exec_commands), 0, 0 },
         { "WriteRoots", KIND_ROOTS, offsetof(Config, policy.write_roots), 0, 0 },

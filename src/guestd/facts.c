@@ -165,7 +165,7 @@ static json_object *capabilities(const Policy *policy)
         return a;
 }
 
-json_object *facts_hello(const Policy *policy, const char *instance)
+json_object *facts_hello(const Policy *policy, const char *instance, const char *build)
 {
         _cleanup_free_ char *boot_id = NULL;
         size_t n;
@@ -176,6 +176,8 @@ json_object *facts_hello(const Policy *policy, const char *instance)
         int r = add(o, "agent", json_object_new_string(VMFERRY_VERSION));
         if (r == 0)
                 r = add(o, "instance", json_object_new_string(instance));
+        if (r == 0)
+                r = add_text(o, "build", build);
         if (r == 0)
                 r = add(o, "capabilities", capabilities(policy));
         if (r == 0 && fs_read_file("/proc/sys/kernel/random/boot_id", 128, &boot_id, &n) == 0) {

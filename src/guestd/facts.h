@@ -17,8 +17,8 @@
 
 /* Of this run of the daemon. */
 void facts_make_instance(char ret[INSTANCE_SIZE]);
-/* "agent", "capabilities", "boot_id", "instance", and "facts" with "hostname", "kernel", "machine",
+/* "agent", "build", "capabilities", "boot_id", "instance", and "facts" with "hostname", "kernel", "machine",
  * "os_release" (an object), "uptime_usec". NULL: no memory. */
-json_object *facts_hello(const Policy *policy, const char *instance);
+json_object *facts_hello(const Policy *policy, const char *instance, const char *build);
 /* As SessionConfig.random wants it. Works without /dev and before the kernel's pool is full. */
 void facts_random(void *userdata, void *buf, size_t n);

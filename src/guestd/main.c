@@ -18,6 +18,7 @@
 #include "guestd/config.h"
 #include "guestd/local-client.h"
 #include "guestd/log.h"
+#include "guestd/upgrade.h"
 
 #define LOCK_PATH RUNTIME_DIR "/guestd.lock"
 
@@ -244,6 +245,13 @@ static int run(const Options *o)
         if (word_fd >= 0)
                 settle_in_background(word_fd);
         r = loop_run(loop);
+        if (r == UPGRADE_EXIT) {
+                agent = agent_free(agent);
+                loop = loop_free(loop);
+                r = upgrade_execute();
+                log_error("The new program cannot be executed: %s", strerror(-r)); /* its watcher sees our end */
+                return EXIT_FAILURE;
+        }
         if (r < 0)
                 log_error("The loop failed: %s", strerror(-r));
         return r == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -262,5 +270,6 @@ int main(int argc, char **argv)
         (void)umask(022);
         (void)signal(SIGPIPE, SIG_IGN);
         log_init("vmferry-guestd", options.to_stderr);
+        upgrade_init(argv);
         return run(&options);
 }

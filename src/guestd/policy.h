@@ -18,6 +18,7 @@ typedef enum PolicyVerb {
         POLICY_PULL,
         POLICY_SEND,
         POLICY_CALL,
+        POLICY_UPGRADE, /* also needs what it amounts to: commands of any kind, as root, and push */
         _POLICY_VERB_MAX,
 } PolicyVerb;
 
@@ -45,5 +46,5 @@ bool policy_may_use_topic(const Policy *p, const char *user, uid_t uid, const ch
 
 const char *policy_verb_to_string(PolicyVerb verb); /* "exec", ... */
 /* The capability's name in the handshake, absent if the verb is not allowed: "exec", "push", "pull", "send",
- * "call". */
+ * "call", "upgrade". */
 #define policy_capability policy_verb_to_string

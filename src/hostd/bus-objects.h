@@ -66,6 +66,8 @@ int bus_verb_call(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_run(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_push(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_pull(sd_bus_message *m, void *userdata, sd_bus_error *error);
+/* Manager only (bus-upgrade.c). */
+int bus_verb_upgrade(sd_bus_message *m, void *userdata, sd_bus_error *error);
 /* Guest only. */
 int bus_verb_exec(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_push_fd(sd_bus_message *m, void *userdata, sd_bus_error *error);

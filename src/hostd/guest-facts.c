@@ -13,6 +13,7 @@ void facts_init(GuestFacts *f)
 {
         *f = (GuestFacts){
                 .agent_version = g_strdup(""),
+                .build = g_strdup(""),
                 .boot_id = g_strdup(""),
                 .instance = g_strdup(""),
                 .hostname = g_strdup(""),
@@ -25,6 +26,7 @@ void facts_init(GuestFacts *f)
 void facts_done(GuestFacts *f)
 {
         g_free(f->agent_version);
+        g_free(f->build);
         g_free(f->boot_id);
         g_free(f->instance);
         g_free(f->hostname);
@@ -95,6 +97,7 @@ GuestFacts facts_parse(json_object *untrusted_hello)
 
         return (GuestFacts){
                 .agent_version = text_get(untrusted_hello, "agent"),
+                .build = text_get(untrusted_hello, "build"),
                 .boot_id = text_get(untrusted_hello, "boot_id"),
                 .instance = text_get(untrusted_hello, "instance"),
                 .hostname = text_get(facts, "hostname"),
@@ -106,7 +109,7 @@ GuestFacts facts_parse(json_object *untrusted_hello)
 
 bool facts_equal(const GuestFacts *a, const GuestFacts *b)
 {
-        return str_eq(a->agent_version, b->agent_version) && str_eq(a->boot_id, b->boot_id) &&
+        return str_eq(a->agent_version, b->agent_version) && str_eq(a->build, b->build) && str_eq(a->boot_id, b->boot_id) &&
                str_eq(a->instance, b->instance) && str_eq(a->hostname, b->hostname) &&
                str_eq(a->kernel, b->kernel) &&
                g_strv_equal((const char *const *)a->capabilities, (const char *const *)b->capabilities) &&

@@ -32,7 +32,7 @@ typedef enum GuestState {
 const char *guest_state_to_string(GuestState s); /* as in the contract: "no-channel" */
 
 typedef struct GuestFacts { /* checked: valid UTF-8, bounded; empty strings until first ready of this boot */
-        char *agent_version, *boot_id, *instance, *hostname, *kernel;
+        char *agent_version, *build, *boot_id, *instance, *hostname, *kernel;
         char **capabilities; /* NULL-terminated */
         char **os_release;   /* key, value, key, value, NULL */
 } GuestFacts;

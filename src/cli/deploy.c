@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * deploy, adopt: the channels through hostd, the rest by vmferry-deploy with the caller's own rights, and for a running
+ * guest the wait until it is ready.
+ */
+
+#include <getopt.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include "base/fs.h"
+#include "cli/client.h"
+
+#define ARGUMENTS_MAX 12u
+#define ADOPT_TIMEOUT_USEC (60 * USEC_PER_SEC)
+
+extern char **environ;
+
+typedef struct Deploy {
+        Cli *cli;
+        const char *agent, *backend, *name;
+        bool dry_run, no_enable;
+        uint64_t timeout_usec;
+} Deploy;
+
+/* hostd's; malloc'ed. NULL: hostd isn't there, libvirt's own default counts. */
+static char *connect_uri(Cli *c)
+{
+        _cleanup_json_ json_object *p = NULL;
+        const char *uri = "";
+
+        if (client_properties(c, BUS_PATH, IFACE_MANAGER, true, &p) >= 0)
+                uri = json_str(p, "ConnectUri");
+        return uri[0] ? strdup(uri) : NULL;
+}
+
+/* Runs vmferry-deploy and waits: its exit status. */
+static int run(const Deploy *d, const char *verb, const char *uri, uint64_t left_usec)
+{
+        const char *program = getenv("VMFERRY_DEPLOY") ?: DEPLOY_PATH;
+        _cleanup_free_ char *connect = NULL, *agent = NULL, *backend = NULL, *timeout = NULL;
+        char *argv[ARGUMENTS_MAX];
+        size_t n = 0;
+        pid_t pid;
+        int status;
+
+        argv[n++] = (char *)program;
+        argv[n++] = (char *)verb;
+        if (uri && asprintf(&connect, "--connect=%s", uri) >= 0)
+                argv[n++] = connect;
+        if (d->agent && asprintf(&agent, "--agent=%s", d->agent) >= 0)
+                argv[n++] = agent;
+        if (d->backend && asprintf(&backend, "--backend=%s", d->backend) >= 0)
+                argv[n++] = backend;
+        if (asprintf(&timeout, "--timeout=%llu", (unsigned long long)(left_usec / USEC_PER_SEC + 1)) >= 0)
+                argv[n++] = timeout;
+        if (d->dry_run)
+                argv[n++] = (char *)"--dry-run";
+        if (d->cli->json)
+                argv[n++] = (char *)"--json";
+        argv[n++] = (char *)"--";
+        argv[n++] = (char *)d->name;
+        argv[n] = NULL;
+        (void)fflush(stdout);
+        int r = posix_spawn(&pid, program, NULL, NULL, argv, environ);
+        if (r != 0)
+                return cli_fail("%s: %s", program, strerror(r));
+        while (waitpid(pid, &status, 0) < 0)
+                if (errno != EINTR)
+                        return cli_fail("%s: %s", program, strerror(errno));
+        return WIFEXITED(status) ? WEXITSTATUS(status) : cli_fail("%s was ended by signal %d", program, WTERMSIG(status));
+}
+
+static int enable(Cli *c, const char *domain)
+{
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "EnableChannels");
+
+        if (!m || sd_bus_message_append(m, "sa{sv}", domain, 0) < 0 || client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
+                return EXIT_FAILED;
+        if (!c->json)
+                printf("the channels of %s are there\n", domain);
+        return EXIT_DONE;
+}
+
+static int wait_ready(Cli *c, const char *domain, uint64_t timeout_usec)
+{
+        sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "WaitReady");
+
+        if (!m || sd_bus_message_append(m, "st", domain, timeout_usec) < 0 || client_call(c, m, UINT64_MAX, NULL, NULL) < 0)
+                return EXIT_FAILED;
+        if (!c->json)
+                printf("%s is ready\n", domain);
+        return EXIT_DONE;
+}
+
+static int parse(Deploy *d, int argc, char **argv, bool is_adopt)
+{
+        static const struct option options[] = {
+                { "agent", required_argument, NULL, 'a' },   { "backend", required_argument, NULL, 'b' },
+                { "dry-run", no_argument, NULL, 'n' },       { "no-enable", no_argument, NULL, 'e' },
+                { "timeout", required_argument, NULL, 't' }, {},
+        };
+
+        for (int o; (o = getopt_long(argc, argv, "", options, NULL)) >= 0;)
+                switch (o) {
+                case 'a':
+                        d->agent = optarg;
+                        break;
+                case 'b':
+                        if (is_adopt)
+                                return cli_usage(argv[0], "needs no backend");
+                        d->backend = optarg;
+                        break;
+                case 'n':
+                        d->dry_run = true;
+                        break;
+                case 'e':
+                        d->no_enable = true;
+                        break;
+                case 't':
+                        if (!is_adopt || cli_parse_seconds(optarg, &d->timeout_usec) < 0 || d->timeout_usec < USEC_PER_SEC)
+                                return cli_usage(argv[0], is_adopt ? "--timeout takes seconds, not '%s'"
+                                                                   : "takes no --timeout (%s)", optarg);
+                        break;
+                default:
+                        return EXIT_USAGE;
+                }
+        if (argc - optind != 1)
+                return cli_usage(argv[0], is_adopt ? "takes one domain" : "takes one domain or image");
+        if (d->cli->host)
+                return cli_usage(argv[0], "works on this host: run it on the other one instead of -H");
+        d->name = argv[optind];
+        return EXIT_DONE;
+}
+
+int command_deploy(Cli *c, int argc, char **argv)
+{
+        Deploy d = { .cli = c };
+        _cleanup_free_ char *uri = NULL;
+        int r = parse(&d, argc, argv, false);
+
+        if (r != EXIT_DONE)
+                return r;
+        if (access(d.name, F_OK) == 0)
+                return run(&d, "deploy", NULL, 0);
+        uri = connect_uri(c);
+        r = run(&d, "deploy", uri ? uri : c->user ? "qemu:///session" : "qemu:///system", 0);
+        if (r != EXIT_DONE || d.dry_run || d.no_enable)
+                return r;
+        if (!uri) {
+                if (!c->json)
+                        printf("vmferry-hostd is not running; vmferry enable %s adds the channels\n", d.name);
+                return EXIT_DONE;
+        }
+        return enable(c, d.name);
+}
+
+int command_adopt(Cli *c, int argc, char **argv)
+{
+        Deploy d = { .cli = c, .timeout_usec = ADOPT_TIMEOUT_USEC };
+        _cleanup_free_ char *uri = NULL;
+        uint64_t deadline, now;
+        int r = parse(&d, argc, argv, true);
+
+        if (r != EXIT_DONE)
+                return r;
+        deadline = fs_now_usec() + d.timeout_usec;
+        uri = connect_uri(c);
+        if (!uri)
+                return cli_fail("vmferry-hostd does not answer: it has to add the channels and to meet the guest");
+        if (!d.dry_run && !d.no_enable && (r = enable(c, d.name)) != EXIT_DONE)
+                return r;
+        r = run(&d, "adopt", uri, d.timeout_usec);
+        if (r != EXIT_DONE || d.dry_run)
+                return r;
+        now = fs_now_usec();
+        return wait_ready(c, d.name, now < deadline ? deadline - now : USEC_PER_SEC);
+}
