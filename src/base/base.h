@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * What every file may lean on: scope-bound cleanup, moving out, checked arithmetic, little-endian loads and stores.
- * No I/O, no allocation policy, nothing with a name of its own.
+ * What every file may lean on: scope-bound cleanup, moving out, checked arithmetic, little-endian loads and
+ * stores. No I/O, no allocation policy, nothing with a name of its own.
  */
 
 #include <errno.h>

@@ -159,7 +159,9 @@ int incoming_resume(Incoming *in)
         fd = openat(in->d->fd, temporary, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0)
                 return -ENOENT;
-        if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
+        /* Not ours: in a directory for everybody, somebody else may have laid it there, and would keep his
+         * hand on it. */
+        if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 || st.st_uid != geteuid() ||
             st.st_size < (off_t)RESUME_BLOCK) {
                 (void)fd_close(fd);
                 return -ENOENT; /* whatever it is, open_temporary() puts it away */

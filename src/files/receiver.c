@@ -1,3 +1,5 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
 /*
  * The receiver's conversation: what a peer's records set off, what is said to it, and how a transfer begins
  * and ends. The entries are placed in receiver-entry.c, the files filled in receiver-content.c.

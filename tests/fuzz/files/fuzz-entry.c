@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The record parser, fed in pieces: the first byte says of what size. What it hands out lies within what it was given or
- * within itself, with every string ended.
+ * The record parser, fed in pieces: the first byte says of what size. What it hands out lies within what it
+ * was given or within itself, with every string ended.
  */
 
 #include "../fuzz.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The reader of configuration and its values. Nothing comes out twice, lines only grow, and strings are ended.
+ * The reader of configuration and its values. Nothing comes out twice, lines only grow, and strings are
+ * ended.
  */
 
 #include "../fuzz.h"

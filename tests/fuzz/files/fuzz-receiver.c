@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A receiver with a real directory behind it: whatever a sender says, nothing beside the destination is touched, and no
- * temporary stays. The first byte says how the receiver is configured, the second in what pieces it is fed.
+ * A receiver with a real directory behind it: whatever a sender says, nothing beside the destination is
+ * touched, and no temporary stays. The first byte says how the receiver is configured, the second in what
+ * pieces it is fed.
  */
 
 #include "../fuzz.h"
@@ -55,8 +56,8 @@ static void check(const char *dir)
         char path[128];
 
         (void)snprintf(path, sizeof path, "%s/precious", dir);
-        if (lstat(path, &st) < 0 || st.st_size != 0 || !S_ISREG(st.st_mode) || (st.st_mode & 07777) != 0600 ||
-            st.st_nlink != 1)
+        if (lstat(path, &st) < 0 || st.st_size != 0 || !S_ISREG(st.st_mode) ||
+            (st.st_mode & 07777) != 0600 || st.st_nlink != 1)
                 abort();
         if (lstat(dir, &st) < 0 || st.st_nlink != 3 || (st.st_mode & 07777) != 0700)
                 abort();
@@ -67,7 +68,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         static unsigned serial;
         const char *why = NULL;
         char dir[64], path[80], *text = NULL;
-        ReceiverConfig config = { .fd = -1, .transfer_id = "abc", .n_bytes = SIZE_UNKNOWN, .mode = UINT32_MAX };
+        ReceiverConfig config = {
+                .fd = -1, .transfer_id = "abc", .n_bytes = SIZE_UNKNOWN, .mode = UINT32_MAX
+        };
         Receiver *r = NULL;
         size_t piece;
 
