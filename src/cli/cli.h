@@ -48,6 +48,7 @@ int command_shell(Cli *c, int argc, char **argv);
 int command_cp(Cli *c, int argc, char **argv);
 int command_jobs(Cli *c, int argc, char **argv);
 int command_cancel(Cli *c, int argc, char **argv);
+int command_actions(Cli *c, int argc, char **argv);
 int command_queue(Cli *c, int argc, char **argv);
 int command_enable(Cli *c, int argc, char **argv);
 int command_disable(Cli *c, int argc, char **argv);

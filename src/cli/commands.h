@@ -27,5 +27,6 @@ static const Command commands[] = {
         { "adopt", command_adopt, "DOMAIN [--timeout S] …", "bring guestd into a running VM by its guest agent" },
         { "upgrade", command_upgrade, "GUEST | --all [--at-once N]", "replace the guestd of running guests" },
         { "metrics", command_metrics, "", "counters in OpenMetrics text" },
+        { "actions", command_actions, "[check [FILE…]]", "what happens on VM start; whether the files are right" },
         {},
 };

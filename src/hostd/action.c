@@ -392,3 +392,17 @@ bool action_is_for(const Action *a, const char *name, const char *uuid)
                         return true;
         return false;
 }
+
+char **action_directories(bool user)
+{
+        char **dirs = g_new0(char *, 4);
+
+        if (user) {
+                dirs[0] = g_build_filename(g_get_user_config_dir(), "vmferry", "actions.d", NULL);
+                return dirs;
+        }
+        dirs[0] = g_strdup("/usr/lib/vmferry/actions.d");
+        dirs[1] = g_strdup("/etc/vmferry/actions.d");
+        dirs[2] = g_strdup("/run/vmferry/actions.d");
+        return dirs;
+}

@@ -16,7 +16,7 @@ typedef enum StepVerb { STEP_PUSH, STEP_PULL, STEP_RUN, STEP_SEND, STEP_CALL } S
 
 typedef struct ActionStep {
         char *name;
-        unsigned line;       /* of its section's head */
+        unsigned line;       /* of its first key */
         bool has_verb;
         StepVerb verb;
         char *from, *to;     /* Push=HOST:GUEST, Pull=GUEST:HOST */
@@ -54,3 +54,5 @@ bool action_is_for(const Action *a, const char *name, const char *uuid);
 const char *action_on_to_string(const Action *a);
 const char *action_once_to_string(ActionOnce once);
 const char *step_verb_to_string(StepVerb v);
+/* Where the files are, later ones over earlier ones, NULL-terminated; g_strfreev(), or free() each and all. */
+char **action_directories(bool user);

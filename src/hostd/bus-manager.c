@@ -251,6 +251,8 @@ const sd_bus_vtable bus_manager_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("DisableChannels", ARGS("s", domain, "a{sv}", options), SD_BUS_RESULT("b", live), channels, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("PreviewChannels", ARGS("s", domain, "b", enable), SD_BUS_RESULT("s", difference), channels, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("ListQueue", ARGS("s", guest), SD_BUS_RESULT("a(usstt)", items), bus_method_list_queue, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("ListActions", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssssasa(ssts))", actions),
+                                bus_method_list_actions, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("DropQueued", ARGS("u", id), SD_BUS_NO_RESULT, bus_method_drop_queued, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Upgrade", ARGS("s", guest, "s", guest_path, "s", digest, "a{sv}", options),
                                 SD_BUS_RESULT("s", version), bus_verb_upgrade, CALLABLE),

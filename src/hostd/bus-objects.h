@@ -20,6 +20,7 @@ struct Bus {
         Host *host;
         Jobs *jobs;
         Queue *queue;
+        Actions *actions;
         Loop *loop;
         bool user;
         bool published; /* the name was asked for */
@@ -75,6 +76,7 @@ int bus_verb_pull_fd(sd_bus_message *m, void *userdata, sd_bus_error *error);
 
 /* Of the Manager (bus-queue.c), and the answer to a call that was queued: userdata is the call, referenced. */
 int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error);
+int bus_method_list_actions(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_method_drop_queued(sd_bus_message *m, void *userdata, sd_bus_error *error);
 void bus_on_queued(void *userdata, WireError error, const char *text, const Job *j);
 

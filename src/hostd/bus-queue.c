@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* The Manager's methods about what waits for guests (ListQueue, DropQueued), and the answers to calls with "queue". */
+/*
+ * The Manager's methods about what waits for guests (ListQueue, DropQueued) and happens to them (ListActions),
+ * and the answers to calls with "queue".
+ */
 
 #include <glib.h>
 #include <inttypes.h>
@@ -103,4 +106,53 @@ void bus_on_queued(void *userdata, WireError error, const char *text, const Job 
         }
         if (r < 0 && r != -ENOTCONN)
                 log_warning("Cannot answer %s: %s", member, g_strerror(-r));
+}
+
+static void list_action(void *userdata, const Action *a)
+{
+        g_autofree char *on = a->on == ACTION_ON_MESSAGE ? g_strdup_printf("message:%s", a->topic) : g_strdup(action_on_to_string(a));
+        _cleanup_free_ char *description = job_text(a->description), *name = job_text(a->name), *file = job_text(a->file);
+        Listing *l = userdata;
+
+        if (l->r < 0 || (l->r = sd_bus_message_open_container(l->reply, 'r', "sssssasa(ssts)")) < 0 ||
+            (l->r = sd_bus_message_append(l->reply, "sssss", name, file, description, on, action_once_to_string(a->once))) < 0 ||
+            (l->r = sd_bus_message_append_strv(l->reply, a->guests)) < 0)
+                return;
+        l->r = sd_bus_message_open_container(l->reply, 'a', "(ssts)");
+}
+
+static void list_result(void *userdata, const ActionResult *r)
+{
+        Listing *l = userdata;
+
+        if (l->r >= 0)
+                l->r = sd_bus_message_append(l->reply, "(ssts)", r->guest_name, r->result, r->at, r->reason);
+}
+
+static void list_action_end(void *userdata)
+{
+        Listing *l = userdata;
+
+        if (l->r >= 0 && (l->r = sd_bus_message_close_container(l->reply)) >= 0)
+                l->r = sd_bus_message_close_container(l->reply);
+}
+
+int bus_method_list_actions(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+        static const ActionsEach each = { .action = list_action, .result = list_result, .action_end = list_action_end };
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        Bus *b = userdata;
+        Listing l;
+        int r;
+
+        if ((r = bus_authorize(b, m, "inspect", &(PolkitDetails){}, NULL, error)) <= 0)
+                return r < 0 ? r : 1;
+        if ((r = sd_bus_message_new_method_return(m, &reply)) < 0 ||
+            (r = sd_bus_message_open_container(reply, 'a', "(sssssasa(ssts))")) < 0)
+                return r;
+        l = (Listing){ .reply = reply };
+        actions_each(b->actions, &each, &l);
+        if (l.r < 0 || (r = sd_bus_message_close_container(reply)) < 0)
+                return l.r < 0 ? l.r : r;
+        return sd_bus_send(NULL, reply, NULL);
 }

@@ -362,8 +362,9 @@ int bus_new(Host *h, Jobs *js, Loop *loop, Bus **ret)
         return 0;
 }
 
-void bus_set_engines(Bus *b, Queue *q)
+void bus_set_engines(Bus *b, Queue *q, Actions *as)
 {
+        b->actions = as;
         b->queue = q;
 }
 

@@ -6,6 +6,7 @@
  * side only asks, shows and tells. Main thread only.
  */
 
+#include "hostd/actions.h"
 #include "hostd/host.h"
 #include "hostd/jobs.h"
 #include "hostd/loop.h"
@@ -17,7 +18,7 @@ typedef struct Bus Bus;
  * and jobs from then on. A connection that is lost later ends the loop with a code. 0, -errno (logged). */
 int bus_new(Host *h, Jobs *js, Loop *loop, Bus **ret);
 /* Before the loop runs. Borrowed; they go after the bus. */
-void bus_set_engines(Bus *b, Queue *q);
+void bus_set_engines(Bus *b, Queue *q, Actions *as);
 /* Before jobs and host: what is under way is answered with Interrupted. */
 Bus *bus_free(Bus *b);
 /* The domains are known, or will not be soon: take the name now, which is what activation waits for. A name that somebody

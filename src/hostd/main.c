@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "base/fs.h"
+#include "hostd/actions.h"
 #include "hostd/bus.h"
 #include "hostd/config.h"
 #include "hostd/exec.h"
@@ -28,6 +29,7 @@ typedef struct Daemon {
         Host *host;
         Jobs *jobs;
         Queue *queue;
+        Actions *actions;
         Bus *bus;
         LoopTimer *publish;
 } Daemon;
@@ -229,7 +231,10 @@ static int daemon_start(Daemon *d, const Options *o)
         r = bus_new(d->host, d->jobs, d->loop, &d->bus);
         if (r < 0)
                 return r;
-        bus_set_engines(d->bus, d->queue);
+        d->actions = actions_new(d->jobs, d->queue);
+        if (!d->actions)
+                return -ENOMEM;
+        bus_set_engines(d->bus, d->queue, d->actions);
         d->publish = loop_timer_new(d->loop, on_publish_timer, d);
         if (!d->publish)
                 return -ENOMEM;
@@ -244,6 +249,7 @@ static void daemon_stop(Daemon *d)
 {
         loop_timer_free(d->publish);
         bus_free(d->bus);
+        actions_free(d->actions);
         queue_free(d->queue);
         jobs_free(d->jobs);
         host_free(d->host);

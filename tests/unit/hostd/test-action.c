@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* Action files: what a good one says, and at which line a bad one is told. */
+
+#include <check.h>
+#include <glib.h>
+
+#include "base/base.h"
+#include "hostd/action.h"
+
+typedef struct Told {
+        unsigned n, first_line;
+        char *first;
+} Told;
+
+static void on_complaint(void *userdata, const char *file, unsigned line, const char *why)
+{
+        Told *t = userdata;
+
+        ck_assert_str_eq(file, "/x/web.action");
+        if (t->n++ == 0) {
+                t->first_line = line;
+                t->first = g_strdup(why);
+        }
+}
+
+static Action *parse(const char *text, Told *told)
+{
+        Action *a = NULL;
+        int r = action_parse("/x/web.action", text, strlen(text), on_complaint, told, &a);
+
+        ck_assert(r == 0 || r == -EINVAL);
+        ck_assert((r == 0) == (told->n == 0));
+        return a;
+}
+
+START_TEST(test_good)
+{
+        static const char text[] = "[Action]\n"
+                                   "Description=Give them all\n"
+                                   "Guests=web-*;edge-? # two kinds\n"
+                                   "On=ready\n"
+                                   "Once=guest\n"
+                                   "Timeout=2min\n"
+                                   "Retries=3\n"
+                                   "\n"
+                                   "[Step site config]\n"
+                                   "Push=/srv/a:b.conf:/etc/site.conf\n"
+                                   "Mode=0640\n"
+                                   "Owner=www:www\n"
+                                   "[Step reload]\n"
+                                   "Run=/bin/sh -c 'a \"b\"'\n"
+                                   "Environment=A=1 B='2 3'\n"
+                                   "Timeout=5\n"
+                                   "[Step tell]\n"
+                                   "Call=news two words\n";
+        Told told = {};
+        Action *a = parse(text, &told);
+
+        ck_assert_ptr_nonnull(a);
+        ck_assert_str_eq(a->name, "web");
+        ck_assert_str_eq(a->description, "Give them all");
+        ck_assert_int_eq(a->on, ACTION_ON_READY);
+        ck_assert_int_eq(a->once, ACTION_ONCE_GUEST);
+        ck_assert_uint_eq(a->timeout_usec, 120 * USEC_PER_SEC);
+        ck_assert_uint_eq(a->n_retries, 3);
+        ck_assert_uint_eq(a->n_steps, 3);
+        ck_assert_str_eq(a->steps[0].from, "/srv/a:b.conf");
+        ck_assert_str_eq(a->steps[0].to, "/etc/site.conf");
+        ck_assert_uint_eq(a->steps[0].mode, 0640);
+        ck_assert_str_eq(a->steps[0].owner, "www:www");
+        ck_assert_str_eq(a->steps[1].argv[2], "a \"b\"");
+        ck_assert_str_eq(a->steps[1].env[1], "B=2 3");
+        ck_assert_uint_eq(a->steps[1].timeout_usec, 5 * USEC_PER_SEC);
+        ck_assert_int_eq(a->steps[2].verb, STEP_CALL);
+        ck_assert_str_eq(a->steps[2].topic, "news");
+        ck_assert_str_eq(a->steps[2].text, "two words");
+        ck_assert(action_is_for(a, "web-1", "11111111-2222-3333-4444-555555555555"));
+        ck_assert(action_is_for(a, "edge-x", ""));
+        ck_assert(!action_is_for(a, "edge-xy", ""));
+        (void)action_free(a);
+}
+END_TEST
+
+START_TEST(test_by_uuid)
+{
+        Told told = {};
+        Action *a = parse("[Action]\nGuests=uuid:ABCDEF00-2222-3333-4444-555555555555\nOn=message:go.now\n[Step s]\nSend=t\n", &told);
+
+        ck_assert_ptr_nonnull(a);
+        ck_assert_int_eq(a->on, ACTION_ON_MESSAGE);
+        ck_assert_str_eq(a->topic, "go.now");
+        ck_assert_str_eq(a->steps[0].text, "");
+        ck_assert(action_is_for(a, "x", "abcdef00-2222-3333-4444-555555555555"));
+        ck_assert(!action_is_for(a, "x", "abcdef00-2222-3333-4444-555555555556"));
+        (void)action_free(a);
+}
+END_TEST
+
+static const struct {
+        const char *text;
+        unsigned line;
+        const char *says;
+} bad[] = {
+        { "[Action]\nGuests=a\n[Step x]\nPuhs=/a:/b\n", 4, "Puhs" },
+        { "[Action]\nGeusts=a\n[Step x]\nRun=/a\n", 2, "Geusts" },
+        { "[Action]\nGuests=a\nOn=boot\n[Step x]\nRun=/a\n", 3, "On=boot" },
+        { "[Action]\nGuests=a\nOn=message:a b\n[Step x]\nRun=/a\n", 3, "message" },
+        { "[Action]\nGuests=a\nOnce=twice\n[Step x]\nRun=/a\n", 3, "Once=twice" },
+        { "[Action]\nGuests=a\nTimeout=soon\n[Step x]\nRun=/a\n", 3, "Timeout=soon" },
+        { "[Action]\nGuests=a\nRetries=101\n[Step x]\nRun=/a\n", 3, "Retries=101" },
+        { "[Action]\nGuests=uuid:12\n[Step x]\nRun=/a\n", 2, "UUID" },
+        { "[Action]\nGuests=a\n[Step x]\nPush=/a\n", 4, "Push" },
+        { "[Action]\nGuests=a\n[Step x]\nPush=/a/../b:/c\n", 4, ".." },
+        { "[Action]\nGuests=a\n[Step x]\nRun='/a\n", 4, "Run" },
+        { "[Action]\nGuests=a\n[Step x]\nRun=/a\nSend=t\n", 5, "verb" },
+        { "[Action]\nGuests=a\n[Step x]\nRun=/a\nMode=999\n", 5, "Mode" },
+        { "[Action]\nGuests=a\n[Step x]\nMode=0644\n", 4, "verb" },
+        { "[Action]\nGuests=a\nOn=stopped\n[Step x]\nCall=t\n", 5, "stopped" },
+        { "Guests=a\n[Step x]\nRun=/a\n", 1, "outside" },
+};
+
+START_TEST(test_bad)
+{
+        Told told = {};
+
+        ck_assert_ptr_null(parse(bad[_i].text, &told));
+        ck_assert_msg(told.first_line == bad[_i].line, "%s: told at line %u", bad[_i].text, told.first_line);
+        ck_assert_msg(strstr(told.first, bad[_i].says) != NULL, "%s: \"%s\"", bad[_i].text, told.first);
+        g_free(told.first);
+}
+END_TEST
+
+START_TEST(test_nothing_in_it)
+{
+        Told told = {};
+
+        ck_assert_ptr_null(parse("[Action]\nGuests=a\n", &told));
+        g_free(told.first);
+        told = (Told){};
+        ck_assert_ptr_null(parse("[Step x]\nRun=/a\n", &told));
+        g_free(told.first);
+}
+END_TEST
+
+START_TEST(test_all_errors_are_told)
+{
+        Told told = {};
+
+        ck_assert_ptr_null(parse("[Action]\nGuests=a\nA=1\nB=2\n[Step x]\nC=3\nRun=/a\n", &told));
+        ck_assert_uint_eq(told.n, 3);
+        g_free(told.first);
+}
+END_TEST
+
+int main(void)
+{
+        Suite *suite = suite_create("action");
+        TCase *t = tcase_create("action");
+        SRunner *runner;
+        int failed;
+
+        tcase_add_test(t, test_good);
+        tcase_add_test(t, test_by_uuid);
+        tcase_add_loop_test(t, test_bad, 0, ELEMENTSOF(bad));
+        tcase_add_test(t, test_nothing_in_it);
+        tcase_add_test(t, test_all_errors_are_told);
+        suite_add_tcase(suite, t);
+        runner = srunner_create(suite);
+        srunner_run_all(runner, CK_ENV);
+        failed = srunner_ntests_failed(runner);
+        srunner_free(runner);
+        return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
