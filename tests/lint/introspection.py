@@ -18,7 +18,7 @@ import xml.etree.ElementTree as ET
 import source
 
 BUS = """<busconfig><type>session</type><listen>unix:path={0}/bus</listen>
-<policy context="default"><allow send_destination="*"/><allow own="*"/></policy></busconfig>"""
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>"""
 STANDARD = "org.freedesktop.DBus."
 
 
