@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * deploy, adopt: the channels through hostd, the rest by vmferry-deploy with the caller's own rights, and for a running
- * guest the wait until it is ready.
+ * deploy, adopt: the channels through hostd, the rest by vmferry-deploy with the caller's own rights, and
+ * for a running guest the wait until it is ready.
  */
 
 #include <getopt.h>
@@ -70,7 +70,8 @@ static int run(const Deploy *d, const char *verb, const char *uri, uint64_t left
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return cli_fail("%s: %s", program, strerror(errno));
-        return WIFEXITED(status) ? WEXITSTATUS(status) : cli_fail("%s was ended by signal %d", program, WTERMSIG(status));
+        return WIFEXITED(status) ? WEXITSTATUS(status)
+                                 : cli_fail("%s was ended by signal %d", program, WTERMSIG(status));
 }
 
 static int enable(Cli *c, const char *domain)
@@ -78,7 +79,8 @@ static int enable(Cli *c, const char *domain)
         _cleanup_message_ sd_bus_message *reply = NULL;
         sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "EnableChannels");
 
-        if (!m || sd_bus_message_append(m, "sa{sv}", domain, 0) < 0 || client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
+        if (!m || sd_bus_message_append(m, "sa{sv}", domain, 0) < 0 ||
+            client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
         if (!c->json)
                 printf("the channels of %s are there\n", domain);
@@ -89,7 +91,8 @@ static int wait_ready(Cli *c, const char *domain, uint64_t timeout_usec)
 {
         sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "WaitReady");
 
-        if (!m || sd_bus_message_append(m, "st", domain, timeout_usec) < 0 || client_call(c, m, UINT64_MAX, NULL, NULL) < 0)
+        if (!m || sd_bus_message_append(m, "st", domain, timeout_usec) < 0 ||
+            client_call(c, m, UINT64_MAX, NULL, NULL) < 0)
                 return EXIT_FAILED;
         if (!c->json)
                 printf("%s is ready\n", domain);
@@ -121,9 +124,12 @@ static int parse(Deploy *d, int argc, char **argv, bool is_adopt)
                         d->no_enable = true;
                         break;
                 case 't':
-                        if (!is_adopt || cli_parse_seconds(optarg, &d->timeout_usec) < 0 || d->timeout_usec < USEC_PER_SEC)
-                                return cli_usage(argv[0], is_adopt ? "--timeout takes seconds, not '%s'"
-                                                                   : "takes no --timeout (%s)", optarg);
+                        if (!is_adopt || cli_parse_seconds(optarg, &d->timeout_usec) < 0 ||
+                            d->timeout_usec < USEC_PER_SEC)
+                                return cli_usage(argv[0],
+                                                 is_adopt ? "--timeout takes seconds, not '%s'"
+                                                          : "takes no --timeout (%s)",
+                                                 optarg);
                         break;
                 default:
                         return EXIT_USAGE;
@@ -152,7 +158,8 @@ int command_deploy(Cli *c, int argc, char **argv)
                 return r;
         if (!uri) {
                 if (!c->json)
-                        printf("vmferry-hostd is not running; vmferry enable %s adds the channels\n", d.name);
+                        printf("vmferry-hostd is not running; vmferry enable %s adds the channels\n",
+                               d.name);
                 return EXIT_DONE;
         }
         return enable(c, d.name);
@@ -170,7 +177,8 @@ int command_adopt(Cli *c, int argc, char **argv)
         deadline = fs_now_usec() + d.timeout_usec;
         uri = connect_uri(c);
         if (!uri)
-                return cli_fail("vmferry-hostd does not answer: it has to add the channels and to meet the guest");
+                return cli_fail(
+                        "vmferry-hostd does not answer: it has to add the channels and to meet the guest");
         if (!d.dry_run && !d.no_enable && (r = enable(c, d.name)) != EXIT_DONE)
                 return r;
         r = run(&d, "adopt", uri, d.timeout_usec);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * upgrade: guestd of running guests, over vmferry's own channel: push, then the request, then watching which program comes
- * up. The guest goes back to its old one by itself; here that is only told. --all is one child process a guest.
+ * upgrade: guestd of running guests, over vmferry's own channel: push, then the request, then watching which
+ * program comes up. The guest goes back to its old one by itself; here that is only told. --all is one child
+ * process a guest.
  */
 
 #include <fcntl.h>
@@ -39,7 +40,8 @@ static int load_program(Upgrade *u, const char *path)
         int r = fd < 0 ? -errno : cli_read_all(fd, PROGRAM_SIZE_MAX, &data, &n);
 
         if (r < 0)
-                return cli_fail("%s: %s%s", path, strerror(-r), r == -ENOENT ? " (--agent=FILE names another)" : "");
+                return cli_fail("%s: %s%s", path, strerror(-r),
+                                r == -ENOENT ? " (--agent=FILE names another)" : "");
         if (n < 20 || memcmp(data, "\177ELF", 4) != 0)
                 return cli_fail("%s is no program", path);
         digest_format(digest_of(data, n, 0), u->digest);
@@ -47,9 +49,10 @@ static int load_program(Upgrade *u, const char *path)
         return u->program ? EXIT_DONE : cli_fail("%s: %s", path, strerror(errno));
 }
 
-static int report(const Upgrade *u, const char *guest, const char *result, const char *version, const char *format, ...)
-        _printf_(5, 6);
-static int report(const Upgrade *u, const char *guest, const char *result, const char *version, const char *format, ...)
+static int report(const Upgrade *u, const char *guest, const char *result, const char *version,
+                  const char *format, ...) _printf_(5, 6);
+static int report(const Upgrade *u, const char *guest, const char *result, const char *version,
+                  const char *format, ...)
 {
         bool is_good = str_eq(result, "upgraded") || str_eq(result, "up-to-date");
         char text[512];
@@ -83,11 +86,15 @@ static int push_program(const Upgrade *u, const char *guest)
         uint32_t id;
 
         m = client_call_new(u->cli, BUS_PATH, IFACE_MANAGER, "Push");
-        if (!m || sd_bus_message_append(m, "sssa{sv}", guest, u->program, STAGE_PATH, 1, "mode", "u", (uint32_t)0700) < 0 ||
-            client_call(u->cli, m, UINT64_MAX, NULL, &reply) < 0 || sd_bus_message_read(reply, "uo", &id, &path) < 0)
+        if (!m ||
+            sd_bus_message_append(m, "sssa{sv}", guest, u->program, STAGE_PATH, 1, "mode", "u",
+                                  (uint32_t)0700) < 0 ||
+            client_call(u->cli, m, UINT64_MAX, NULL, &reply) < 0 ||
+            sd_bus_message_read(reply, "uo", &id, &path) < 0)
                 return EXIT_FAILED;
         m = client_call_new(u->cli, path, IFACE_JOB, "Wait");
-        if (!m || sd_bus_message_append(m, "t", UINT64_MAX) < 0 || client_call(u->cli, m, UINT64_MAX, NULL, &waited) < 0 ||
+        if (!m || sd_bus_message_append(m, "t", UINT64_MAX) < 0 ||
+            client_call(u->cli, m, UINT64_MAX, NULL, &waited) < 0 ||
             sd_bus_message_read(waited, "s", &state) < 0)
                 return EXIT_FAILED;
         if (str_eq(state, "done"))
@@ -98,7 +105,8 @@ static int push_program(const Upgrade *u, const char *guest)
 }
 
 /* 1: ready again, with *ret_build and *ret_version; 0: not in time. */
-static int wait_back(const Upgrade *u, const char *path, uint64_t ready_since, char **ret_build, char **ret_version)
+static int wait_back(const Upgrade *u, const char *path, uint64_t ready_since, char **ret_build,
+                     char **ret_version)
 {
         uint64_t deadline = fs_now_usec() + u->timeout + GRACE_USEC;
 
@@ -129,24 +137,32 @@ static int upgrade_one(const Upgrade *u, const char *guest)
             client_properties(u->cli, path, IFACE_GUEST, false, &before) < 0)
                 return EXIT_FAILED;
         if (!str_eq(json_str(before, "State"), "ready"))
-                return cli_fail("%s is %s; only a guest that is ready can be upgraded", guest, json_str(before, "State"));
+                return cli_fail("%s is %s; only a guest that is ready can be upgraded", guest,
+                                json_str(before, "State"));
         if (!u->force && str_eq(json_str(before, "AgentBuild"), u->digest))
-                return report(u, guest, "up-to-date", json_str(before, "AgentVersion"), "runs this vmferry-guestd already (%s)",
-                              json_str(before, "AgentVersion"));
+                return report(u, guest, "up-to-date", json_str(before, "AgentVersion"),
+                              "runs this vmferry-guestd already (%s)", json_str(before, "AgentVersion"));
         ready_since = json_u64(before, "ReadySince");
         if (push_program(u, guest) != EXIT_DONE)
                 return EXIT_FAILED;
         m = client_call_new(u->cli, BUS_PATH, IFACE_MANAGER, "Upgrade");
-        if (!m || sd_bus_message_append(m, "sssa{sv}", guest, STAGE_PATH, u->digest, 1, "timeout", "t", u->timeout) < 0 ||
+        if (!m ||
+            sd_bus_message_append(m, "sssa{sv}", guest, STAGE_PATH, u->digest, 1, "timeout", "t",
+                                  u->timeout) < 0 ||
             client_call(u->cli, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
         if (!wait_back(u, path, ready_since, &build, &version))
-                return report(u, guest, "lost", "", "neither the new vmferry-guestd nor the old one has come back; see the guest's "
-                                                   "console");
+                return report(
+                        u, guest, "lost", "",
+                        "neither the new vmferry-guestd nor the old one has come back; see the guest's "
+                        "console");
         if (!str_eq(build, u->digest))
                 return report(u, guest, "rolled-back", version,
-                              "the new vmferry-guestd did not become ready; the guest went back to the old one (%s)", version);
-        return report(u, guest, "upgraded", version, "upgraded from %s to %s", json_str(before, "AgentVersion"), version);
+                              "the new vmferry-guestd did not become ready; the guest went back to the old "
+                              "one (%s)",
+                              version);
+        return report(u, guest, "upgraded", version, "upgraded from %s to %s",
+                      json_str(before, "AgentVersion"), version);
 }
 
 /* In a child, with a connection of its own: a forked sd-bus connection is dead. */
@@ -188,7 +204,8 @@ static int upgrade_all(const Upgrade *u, unsigned at_once)
                 json_object *g;
 
                 (void)path;
-                if (!json_object_object_get_ex(interfaces, IFACE_GUEST, &g) || !str_eq(json_str(g, "State"), "ready"))
+                if (!json_object_object_get_ex(interfaces, IFACE_GUEST, &g) ||
+                    !str_eq(json_str(g, "State"), "ready"))
                         continue;
                 for (; n_running >= at_once; n_running--)
                         if (!reap_one(&n_failed))
@@ -231,7 +248,9 @@ int command_upgrade(Cli *c, int argc, char **argv)
                         errno = 0;
                         at_once = strtoul(optarg, &end, 10);
                         if (errno || *end || end == optarg || at_once < 1 || at_once > AT_ONCE_MAX)
-                                return cli_usage("upgrade", "--at-once takes a number from 1 to %u, not '%s'", AT_ONCE_MAX, optarg);
+                                return cli_usage("upgrade",
+                                                 "--at-once takes a number from 1 to %u, not '%s'",
+                                                 AT_ONCE_MAX, optarg);
                         break;
                 case 'g':
                         agent = optarg;
@@ -240,8 +259,10 @@ int command_upgrade(Cli *c, int argc, char **argv)
                         u.force = true;
                         break;
                 case 't':
-                        if (cli_parse_seconds(optarg, &u.timeout) < 0 || u.timeout < USEC_PER_SEC || u.timeout > 600 * USEC_PER_SEC)
-                                return cli_usage("upgrade", "--timeout takes 1 to 600 seconds, not '%s'", optarg);
+                        if (cli_parse_seconds(optarg, &u.timeout) < 0 || u.timeout < USEC_PER_SEC ||
+                            u.timeout > 600 * USEC_PER_SEC)
+                                return cli_usage("upgrade", "--timeout takes 1 to 600 seconds, not '%s'",
+                                                 optarg);
                         break;
                 default:
                         return EXIT_USAGE;
@@ -249,7 +270,8 @@ int command_upgrade(Cli *c, int argc, char **argv)
         if (argc - optind != (all ? 0 : 1))
                 return cli_usage("upgrade", "takes one guest, or --all and none");
         if (c->host)
-                return cli_usage("upgrade", "sends a program of this host: run it on the other one instead of -H");
+                return cli_usage("upgrade",
+                                 "sends a program of this host: run it on the other one instead of -H");
         r = load_program(&u, agent);
         if (r == EXIT_DONE)
                 r = all ? upgrade_all(&u, (unsigned)at_once) : upgrade_one(&u, argv[optind]);

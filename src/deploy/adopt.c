@@ -19,14 +19,16 @@ static int check_architecture(GuestAgent *a, const Program *p)
         machine[strcspn(machine, "\n")] = '\0';
         if (program_fits(p, machine))
                 return 0;
-        return target_fail(&a->target, -EOPNOTSUPP, "the guest is %s, and this vmferry-guestd is for %s (--agent=FILE)", machine,
+        return target_fail(&a->target, -EOPNOTSUPP,
+                           "the guest is %s, and this vmferry-guestd is for %s (--agent=FILE)", machine,
                            program_architecture(p));
 }
 
 static int start(GuestAgent *a, InitSystem init)
 {
         static const char *const scripts[] = {
-                [INIT_SYSTEMD] = "systemctl daemon-reload && udevadm control --reload; systemctl --no-block restart vmferry-guestd.service",
+                [INIT_SYSTEMD] = "systemctl daemon-reload && udevadm control --reload; systemctl --no-block "
+                                 "restart vmferry-guestd.service",
                 [INIT_OPENRC] = "rc-service vmferry-guestd restart",
                 [INIT_BUSYBOX] = "kill -HUP 1",
                 [INIT_SYSV] = "/etc/init.d/vmferry-guestd restart",
@@ -37,7 +39,8 @@ static int start(GuestAgent *a, InitSystem init)
         if (r < 0)
                 return r;
         if (status != 0)
-                return target_fail(&a->target, -EIO, "vmferry-guestd could not be started in the guest (status %d)", status);
+                return target_fail(&a->target, -EIO,
+                                   "vmferry-guestd could not be started in the guest (status %d)", status);
         report_step("start", "vmferry-guestd was started in the guest");
         return 0;
 }
@@ -53,7 +56,8 @@ int adopt_run(const char *uri, const char *name, const Program *p, uint64_t time
         if (r < 0)
                 return report_failure("%s: %s", name, why ? why : strerror(-r));
         if (!domain_is_active(domain))
-                return report_failure("%s is not running: vmferry deploy puts vmferry-guestd into its image", name);
+                return report_failure("%s is not running: vmferry deploy puts vmferry-guestd into its image",
+                                      name);
         guest_agent_init(&a, domain, fs_now_usec() + timeout_usec);
         r = guest_agent_ping(&a);
         if (r < 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Leans on the agent's guest-file-open, -write, -close, guest-exec and guest-exec-status (QEMU 2.5), which a guest's
- * administrator may have switched off: its refusal is passed on. A chunk is 48 KiB: with base64 and JSON around it, it
- * stays below libvirt's limit for one command.
+ * Leans on the agent's guest-file-open, -write, -close, guest-exec and guest-exec-status (QEMU 2.5), which a
+ * guest's administrator may have switched off: its refusal is passed on. A chunk is 48 KiB: with base64 and
+ * JSON around it, it stays below libvirt's limit for one command.
  */
 
 #include <glib.h>
@@ -44,7 +44,8 @@ static int ask(GuestAgent *a, const char *command, json_object *arguments, json_
         json_object *value = object_get(reply, "return");
         if (!value && !json_object_object_get_ex(reply, "return", NULL)) {
                 (void)json_object_put(reply);
-                return target_fail(&a->target, -EBADMSG, "the guest agent answered %s with something else", command);
+                return target_fail(&a->target, -EBADMSG, "the guest agent answered %s with something else",
+                                   command);
         }
         *ret = json_object_get(value);
         (void)json_object_put(reply);
@@ -158,7 +159,8 @@ static int write_chunks(GuestAgent *a, int64_t handle, const uint8_t *data, size
                 if (r < 0)
                         return r;
                 if (count <= 0 || (uint64_t)count > k)
-                        return target_fail(&a->target, -EIO, "the guest agent wrote nothing: the guest's disk is full?");
+                        return target_fail(&a->target, -EIO,
+                                           "the guest agent wrote nothing: the guest's disk is full?");
                 done += (size_t)count;
         }
         return 0;
@@ -187,8 +189,10 @@ static int agent_put(Target *t, const char *path, const void *data, size_t n, mo
 {
         GuestAgent *a = (GuestAgent *)t;
         g_autofree char *directory = g_path_get_dirname(path), *name = g_path_get_basename(path);
-        g_autofree char *fresh = g_strdup_printf("%s/.%s.new", directory, name), *quoted = g_shell_quote(path);
-        g_autofree char *finish = g_strdup_printf("chown 0:0 %%s && chmod %04o %%s && sync && mv -f %%s %s", (unsigned)mode, quoted);
+        g_autofree char *fresh = g_strdup_printf("%s/.%s.new", directory, name),
+                        *quoted = g_shell_quote(path);
+        g_autofree char *finish = g_strdup_printf("chown 0:0 %%s && chmod %04o %%s && sync && mv -f %%s %s",
+                                                  (unsigned)mode, quoted);
         int status, r = run_on(a, "mkdir -p %s", directory, &status, NULL);
 
         if (r == 0 && status != 0)
@@ -213,7 +217,8 @@ static int agent_put(Target *t, const char *path, const void *data, size_t n, mo
 
 static int agent_link(Target *t, const char *path, const char *to)
 {
-        g_autofree char *directory = g_path_get_dirname(path), *quoted_path = g_shell_quote(path), *quoted_to = g_shell_quote(to);
+        g_autofree char *directory = g_path_get_dirname(path), *quoted_path = g_shell_quote(path),
+                        *quoted_to = g_shell_quote(to);
         g_autofree char *format = g_strdup_printf("mkdir -p %%s && ln -sf %s %s", quoted_to, quoted_path);
         int status, r = run_on((GuestAgent *)t, format, directory, &status, NULL);
 

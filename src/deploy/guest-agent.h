@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * A running guest, reached through its QEMU guest agent: files by guest-file-*, everything else by guest-exec of a shell.
+ * A running guest, reached through its QEMU guest agent: files by guest-file-*, everything else by
+ * guest-exec of a shell.
  */
 
 #include "deploy/domain.h"
@@ -16,5 +17,6 @@ typedef struct GuestAgent {
 
 void guest_agent_init(GuestAgent *a, Domain *d, uint64_t deadline_usec);
 int guest_agent_ping(GuestAgent *a); /* 0, -errno with target.why */
-/* A script for /bin/sh. 0 and *ret_status, *ret_output (stdout, text; may be NULL); -errno with target.why. */
+/* A script for /bin/sh. 0 and *ret_status, *ret_output (stdout, text; may be NULL); -errno with target.why.
+ */
 int guest_agent_run(GuestAgent *a, const char *script, int *ret_status, char **ret_output);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * libguestfs runs its own small VM on the image, with QEMU's own lock on it: an image that another QEMU has open for
- * writing is refused there. It knows partitions, LVM and every file system of Linux; encrypted disks it shows as such.
+ * libguestfs runs its own small VM on the image, with QEMU's own lock on it: an image that another QEMU has
+ * open for writing is refused there. It knows partitions, LVM and every file system of Linux; encrypted
+ * disks it shows as such.
  */
 
 #include <guestfs.h>
@@ -33,7 +34,8 @@ static int image_fail(Image *i, const char *what)
         const char *why = guestfs_last_error(i->g);
         int error = guestfs_last_errno(i->g);
 
-        return target_fail(&i->target, error > 0 ? -error : -EIO, "%s: %s", what, why ? why : "libguestfs gave no reason");
+        return target_fail(&i->target, error > 0 ? -error : -EIO, "%s: %s", what,
+                           why ? why : "libguestfs gave no reason");
 }
 
 static int image_is_there(Target *t, const char *path)
@@ -101,7 +103,8 @@ static int image_put(Target *t, const char *path, const void *data, size_t n, mo
                 return target_fail(t, -ENOMEM, "no memory");
         }
         if (guestfs_write(i->g, fresh, data, n) == 0 && guestfs_chmod(i->g, (int)mode, fresh) == 0 &&
-            guestfs_chown(i->g, 0, 0, fresh) == 0 && guestfs_sync(i->g) == 0 && guestfs_rename(i->g, fresh, path) == 0)
+            guestfs_chown(i->g, 0, 0, fresh) == 0 && guestfs_sync(i->g) == 0 &&
+            guestfs_rename(i->g, fresh, path) == 0)
                 return 0;
         r = image_fail(i, path);
         guestfs_push_error_handler(i->g, NULL, NULL);
@@ -127,19 +130,23 @@ static int add_disks(Image *i, const char *uri, const char *name, bool dry_run)
 
         if (stat(name, &st) == 0 && !S_ISDIR(st.st_mode)) {
                 if (!dry_run && access(name, W_OK) < 0)
-                        return target_fail(&i->target, -errno, "the image cannot be written: %s", strerror(errno));
+                        return target_fail(&i->target, -errno, "the image cannot be written: %s",
+                                           strerror(errno));
                 if (guestfs_add_drive_opts(i->g, name, GUESTFS_ADD_DRIVE_OPTS_READONLY, dry_run, -1) < 0)
                         return image_fail(i, "the image cannot be used");
                 return 0;
         }
         int r = domain_open(uri, name, &d, &why);
         if (r < 0)
-                return target_fail(&i->target, r, "it is no file, and as a domain: %s", why ? why : strerror(-r));
+                return target_fail(&i->target, r, "it is no file, and as a domain: %s",
+                                   why ? why : strerror(-r));
         if (domain_is_active(d))
-                return target_fail(&i->target, -EBUSY, "the domain is running: vmferry adopt brings vmferry-guestd into it, "
-                                                       "or shut it down first");
-        int n = guestfs_add_domain(i->g, name, GUESTFS_ADD_DOMAIN_LIBVIRTURI, uri, GUESTFS_ADD_DOMAIN_READONLY, dry_run,
-                                   GUESTFS_ADD_DOMAIN_ALLOWUUID, 1, -1);
+                return target_fail(&i->target, -EBUSY,
+                                   "the domain is running: vmferry adopt brings vmferry-guestd into it, "
+                                   "or shut it down first");
+        int n = guestfs_add_domain(i->g, name, GUESTFS_ADD_DOMAIN_LIBVIRTURI, uri,
+                                   GUESTFS_ADD_DOMAIN_READONLY, dry_run, GUESTFS_ADD_DOMAIN_ALLOWUUID, 1,
+                                   -1);
         if (n < 0)
                 return image_fail(i, "its disks cannot be used");
         return n > 0 ? 0 : target_fail(&i->target, -ENOENT, "the domain has no disk");
@@ -178,18 +185,23 @@ static int find_root(Image *i, const Program *p)
                 _cleanup_strings_ char **file_systems = guestfs_list_filesystems(i->g);
                 for (char **f = file_systems; f && f[0] && f[1]; f += 2)
                         if (str_eq(f[1], "crypto_LUKS"))
-                                return target_fail(&i->target, -ENOTSUP, "%s is encrypted: install vmferry-guestd from inside", f[0]);
+                                return target_fail(&i->target, -ENOTSUP,
+                                                   "%s is encrypted: install vmferry-guestd from inside",
+                                                   f[0]);
                 return target_fail(&i->target, -ENOENT, "no Linux was found in it");
         }
         if (n > 1)
                 return target_fail(&i->target, -ENOTUNIQ, "there are %zu operating systems in it", n);
         _cleanup_free_ char *type = guestfs_inspect_get_type(i->g, roots[0]);
         if (!str_eq(type, "linux"))
-                return target_fail(&i->target, -ENOTSUP, "it holds %s, not Linux", type ? type : "something");
+                return target_fail(&i->target, -ENOTSUP, "it holds %s, not Linux",
+                                   type ? type : "something");
         _cleanup_free_ char *architecture = guestfs_inspect_get_arch(i->g, roots[0]);
         if (!program_fits(p, architecture))
-                return target_fail(&i->target, -ENOTSUP, "the guest is %s, and this vmferry-guestd is for %s (--agent=FILE)",
-                                   architecture ? architecture : "of an unknown architecture", program_architecture(p));
+                return target_fail(&i->target, -ENOTSUP,
+                                   "the guest is %s, and this vmferry-guestd is for %s (--agent=FILE)",
+                                   architecture ? architecture : "of an unknown architecture",
+                                   program_architecture(p));
         _cleanup_free_ char *product = guestfs_inspect_get_product_name(i->g, roots[0]);
         report_step("found", "found %s on %s", product ? product : "Linux", roots[0]);
         return mount_root(i, roots[0]);
@@ -235,7 +247,7 @@ int image_run(const char *uri, const char *name, const Program *p, bool dry_run)
         guestfs_close(i.g);
         if (r < 0)
                 return report_failure("%s: %s", name, i.target.why);
-        report_step("done", dry_run           ? "nothing was changed"
+        report_step("done", dry_run             ? "nothing was changed"
                             : install.n_written ? "vmferry-guestd is in place"
                                                 : "it was up to date");
         return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The unit and the rule are those of the guest's package, carried inside of this program. The daemon comes last: until it
- * is there, nothing that points to it does anything.
+ * The unit and the rule are those of the guest's package, carried inside of this program. The daemon comes
+ * last: until it is there, nothing that points to it does anything.
  */
 
 #include <stdarg.h>
@@ -17,44 +17,43 @@
 
 /* Files of the source tree, by the assembler. */
 #define EMBED(name, path)                                                                                   \
-        __asm__(".pushsection .rodata\n" #name "_start:\n.incbin \"" path "\"\n.byte 0\n.popsection\n");     \
+        __asm__(".pushsection .rodata\n" #name "_start:\n.incbin \"" path "\"\n.byte 0\n.popsection\n");    \
         extern const char name##_start[]
 EMBED(deploy_unit, SOURCE_DIR "/data/systemd/vmferry-guestd.service.in");
 EMBED(deploy_rule, SOURCE_DIR "/data/systemd/60-vmferry-guestd.rules");
 
-static const char openrc_script[] =
-        "#!/sbin/openrc-run\n"
-        "description=\"This machine's end of vmferry\"\n"
-        "command=" PROGRAM_PATH "\n"
-        "command_args=--foreground\n"
-        "command_background=yes\n"
-        "pidfile=/run/vmferry-guestd.pid\n"
-        "depend() {\n"
-        "        need localmount\n"
-        "        after udev mdev\n"
-        "}\n";
-static const char sysv_script[] =
-        "#!/bin/sh\n"
-        "### BEGIN INIT INFO\n"
-        "# Provides:          vmferry-guestd\n"
-        "# Required-Start:    $local_fs\n"
-        "# Required-Stop:     $local_fs\n"
-        "# Default-Start:     2 3 4 5\n"
-        "# Default-Stop:      0 1 6\n"
-        "# Short-Description: This machine's end of vmferry\n"
-        "### END INIT INFO\n"
-        "pid_of() {\n"
-        "        for exe in /proc/[0-9]*/exe; do\n"
-        "                [ \"$(readlink \"$exe\")\" = " PROGRAM_PATH " ] && exe=${exe#/proc/} && echo \"${exe%/exe}\"\n"
-        "        done\n"
-        "}\n"
-        "case ${1:-} in\n"
-        "start) " PROGRAM_PATH " --daemon ;;\n"
-        "stop) for pid in $(pid_of); do kill \"$pid\"; done ;;\n"
-        "restart | force-reload) \"$0\" stop; sleep 1; \"$0\" start ;;\n"
-        "status) [ -n \"$(pid_of)\" ] ;;\n"
-        "*) echo \"usage: $0 start|stop|restart|status\" >&2; exit 2 ;;\n"
-        "esac\n";
+static const char openrc_script[] = "#!/sbin/openrc-run\n"
+                                    "description=\"This machine's end of vmferry\"\n"
+                                    "command=" PROGRAM_PATH "\n"
+                                    "command_args=--foreground\n"
+                                    "command_background=yes\n"
+                                    "pidfile=/run/vmferry-guestd.pid\n"
+                                    "depend() {\n"
+                                    "        need localmount\n"
+                                    "        after udev mdev\n"
+                                    "}\n";
+static const char sysv_script[] = "#!/bin/sh\n"
+                                  "### BEGIN INIT INFO\n"
+                                  "# Provides:          vmferry-guestd\n"
+                                  "# Required-Start:    $local_fs\n"
+                                  "# Required-Stop:     $local_fs\n"
+                                  "# Default-Start:     2 3 4 5\n"
+                                  "# Default-Stop:      0 1 6\n"
+                                  "# Short-Description: This machine's end of vmferry\n"
+                                  "### END INIT INFO\n"
+                                  "pid_of() {\n"
+                                  "        for exe in /proc/[0-9]*/exe; do\n"
+                                  "                [ \"$(readlink \"$exe\")\" = " PROGRAM_PATH
+                                  " ] && exe=${exe#/proc/} && echo \"${exe%/exe}\"\n"
+                                  "        done\n"
+                                  "}\n"
+                                  "case ${1:-} in\n"
+                                  "start) " PROGRAM_PATH " --daemon ;;\n"
+                                  "stop) for pid in $(pid_of); do kill \"$pid\"; done ;;\n"
+                                  "restart | force-reload) \"$0\" stop; sleep 1; \"$0\" start ;;\n"
+                                  "status) [ -n \"$(pid_of)\" ] ;;\n"
+                                  "*) echo \"usage: $0 start|stop|restart|status\" >&2; exit 2 ;;\n"
+                                  "esac\n";
 static const char configuration[] = "# What the host may do here: see guestd.conf(5).\n[Guest]\n";
 
 int target_fail(Target *t, int error, const char *format, ...)
@@ -69,7 +68,8 @@ int target_fail(Target *t, int error, const char *format, ...)
 
 const char *init_system_to_string(InitSystem i)
 {
-        static const char *const names[] = { "systemd", "OpenRC", "busybox init", "SysV init", "no known init" };
+        static const char *const names[] = { "systemd", "OpenRC", "busybox init", "SysV init",
+                                             "no known init" };
 
         return names[i];
 }
@@ -216,7 +216,8 @@ static int install_busybox(Install *i, Target *t)
                 report_step("unchanged", INITTAB " starts it already");
                 return 0;
         }
-        if (asprintf(&text, "%s%s" INITTAB_LINE, old, old[0] && old[strlen(old) - 1] != '\n' ? "\n" : "") < 0) {
+        if (asprintf(&text, "%s%s" INITTAB_LINE, old, old[0] && old[strlen(old) - 1] != '\n' ? "\n" : "") <
+            0) {
                 text = NULL;
                 return target_fail(t, -ENOMEM, "no memory");
         }
@@ -232,7 +233,9 @@ static int install_init(Install *i, Target *t)
                 return install_systemd(i, t);
         case INIT_OPENRC:
                 r = put_text(i, t, "/etc/init.d/vmferry-guestd", openrc_script, 0755);
-                return r < 0 ? r : put_link(i, t, "/etc/runlevels/default/vmferry-guestd", "/etc/init.d/vmferry-guestd");
+                return r < 0 ? r
+                             : put_link(i, t, "/etc/runlevels/default/vmferry-guestd",
+                                        "/etc/init.d/vmferry-guestd");
         case INIT_BUSYBOX:
                 return install_busybox(i, t);
         case INIT_SYSV:
@@ -251,7 +254,9 @@ int install_run(Install *i, Target *t, const Program *p, bool init_required)
                 return r;
         report_step("init", "the guest runs %s", init_system_to_string(i->init));
         if (i->init == INIT_NONE && init_required)
-                return target_fail(t, -EOPNOTSUPP, "no systemd, OpenRC, SysV init or busybox inittab: nothing would start guestd");
+                return target_fail(
+                        t, -EOPNOTSUPP,
+                        "no systemd, OpenRC, SysV init or busybox inittab: nothing would start guestd");
         r = t->ops->is_there(t, "/usr/lib/udev/rules.d");
         if (r == 0)
                 r = t->ops->is_there(t, "/lib/udev/rules.d");

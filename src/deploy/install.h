@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * What belongs into a guest so that guestd runs there: the program, the udev rule, the configuration where there is none,
- * and what the guest's init wants. The same for every way into it, and nothing if it is all there already.
+ * What belongs into a guest so that guestd runs there: the program, the udev rule, the configuration where
+ * there is none, and what the guest's init wants. The same for every way into it, and nothing if it is all
+ * there already.
  */
 
 #include "deploy/program.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vmferry-deploy: what vmferry's deploy and adopt execute, with the caller's own rights. Apart from the command because
- * libguestfs and libvirt are, too.
+ * vmferry-deploy: what vmferry's deploy and adopt execute, with the caller's own rights. Apart from the
+ * command because libguestfs and libvirt are, too.
  */
 
 #include <getopt.h>
@@ -22,9 +22,12 @@ typedef struct Options {
 static int parse_options(int argc, char **argv, Options *o)
 {
         static const struct option options[] = {
-                { "connect", required_argument, NULL, 'c' }, { "agent", required_argument, NULL, 'a' },
-                { "backend", required_argument, NULL, 'b' }, { "timeout", required_argument, NULL, 't' },
-                { "json", no_argument, NULL, 'j' },          { "dry-run", no_argument, NULL, 'n' },
+                { "connect", required_argument, NULL, 'c' },
+                { "agent", required_argument, NULL, 'a' },
+                { "backend", required_argument, NULL, 'b' },
+                { "timeout", required_argument, NULL, 't' },
+                { "json", no_argument, NULL, 'j' },
+                { "dry-run", no_argument, NULL, 'n' },
                 {},
         };
         char *end;
@@ -65,7 +68,8 @@ int main(int argc, char **argv)
         int r = parse_options(argc, argv, &o);
 
         if (r != 0 || (!str_eq(argv[optind], "adopt") && !str_eq(argv[optind], "deploy"))) {
-                (void)fputs("usage: vmferry-deploy adopt|deploy [--connect=URI] [--agent=FILE] [--backend=libguestfs|nbd]\n"
+                (void)fputs("usage: vmferry-deploy adopt|deploy [--connect=URI] [--agent=FILE] "
+                            "[--backend=libguestfs|nbd]\n"
                             "                      [--timeout=SECONDS] [--dry-run] [--json] DOMAIN|IMAGE\n",
                             stderr);
                 return 2;

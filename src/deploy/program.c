@@ -16,7 +16,7 @@ static const struct {
         bool is_64bit;
         const char *name, *alias;
 } machines[] = {
-        { EM_X86_64, true, "x86_64", "amd64" },  { EM_386, false, "i386", "i686" },
+        { EM_X86_64, true, "x86_64", "amd64" },   { EM_386, false, "i386", "i686" },
         { EM_AARCH64, true, "aarch64", "arm64" }, { EM_ARM, false, "arm", "armv7l" },
         { EM_RISCV, true, "riscv64", "riscv64" }, { EM_S390, true, "s390x", "s390x" },
         { EM_PPC64, true, "ppc64le", "ppc64" },

@@ -21,5 +21,6 @@ typedef struct Program {
 int program_load(const char *path, Program *ret); /* 0; -errno; -ENOEXEC: no ELF executable */
 void program_done(Program *p);
 const char *program_architecture(const Program *p); /* as libguestfs and uname(1) call it; "unknown" */
-/* x86_64 runs i386's programs, and aarch64 arm's, where the kernel was built so: only equal ones are taken. */
+/* x86_64 runs i386's programs, and aarch64 arm's, where the kernel was built so: only equal ones are taken.
+ */
 bool program_fits(const Program *p, const char *architecture);

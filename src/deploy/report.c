@@ -39,7 +39,8 @@ void report_step(const char *step, const char *format, ...)
                 json_object *o = json_object_new_object();
                 (void)json_object_object_add(o, "step", json_object_new_string(step));
                 (void)json_object_object_add(o, "text", json_object_new_string(text ? text : ""));
-                (void)puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                (void)puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN |
+                                                                     JSON_C_TO_STRING_NOSLASHESCAPE));
                 (void)json_object_put(o);
         } else
                 (void)puts(text ? text : "");

@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * What is told of the work: one line a step on stdout, as text or as JSON, and one line on stderr for what failed.
+ * What is told of the work: one line a step on stdout, as text or as JSON, and one line on stderr for what
+ * failed.
  */
 
 #include "base/base.h"

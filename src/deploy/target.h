@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The file system of a guest, however it is reached: through libguestfs, a mount, or the QEMU guest agent. Paths are
- * absolute in the guest. Every operation that fails leaves a sentence in `why`.
+ * The file system of a guest, however it is reached: through libguestfs, a mount, or the QEMU guest agent.
+ * Paths are absolute in the guest. Every operation that fails leaves a sentence in `why`.
  */
 
 #include <stdbool.h>
@@ -15,11 +15,13 @@
 
 typedef struct Target Target;
 typedef struct TargetOps {
-        int (*is_there)(Target *t, const char *path);                                      /* 1, 0, -errno */
-        int (*is_same)(Target *t, const char *path, const void *data, size_t n);           /* 1, 0 (absent too), -errno */
-        int (*read)(Target *t, const char *path, char **ret);                              /* text of at most 64 KiB */
-        int (*put)(Target *t, const char *path, const void *data, size_t n, mode_t mode);  /* whole or not at all, with its directories */
-        int (*link)(Target *t, const char *path, const char *to);                          /* a symlink, replaced */
+        int (*is_there)(Target *t, const char *path); /* 1, 0, -errno */
+        int (*is_same)(Target *t, const char *path, const void *data,
+                       size_t n);                             /* 1, 0 (absent too), -errno */
+        int (*read)(Target *t, const char *path, char **ret); /* text of at most 64 KiB */
+        int (*put)(Target *t, const char *path, const void *data, size_t n,
+                   mode_t mode); /* whole or not at all, with its directories */
+        int (*link)(Target *t, const char *path, const char *to); /* a symlink, replaced */
 } TargetOps;
 
 struct Target {
@@ -27,4 +29,5 @@ struct Target {
         char why[512];
 };
 
-int target_fail(Target *t, int error, const char *format, ...) _printf_(3, 4); /* fills `why`; returns error */
+int target_fail(Target *t, int error, const char *format, ...)
+        _printf_(3, 4); /* fills `why`; returns error */

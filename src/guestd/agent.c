@@ -68,7 +68,8 @@ static void method_process(Agent *a, uint64_t token, const char *method, const M
                             "This guest's policy allows no commands.");
                 return;
         }
-        /* A start that the host may repeat, not knowing whether it came through: the second time it looks by process.list. */
+        /* A start that the host may repeat, not knowing whether it came through: the second time it looks by
+         * process.list. */
         if (str_eq(method, "process.start") && message_bool(m->json, "once", false) &&
             messages_is_repeat(a->messages, method, message_str(m->json, "id", ""))) {
                 json_object *o = json_object_new_object();
@@ -84,21 +85,20 @@ static void method_upgrade(Agent *a, uint64_t token, const char *method, const M
         int64_t timeout = message_int(m->json, "timeout", (int64_t)UPGRADE_CONFIRM_USEC);
 
         if (!policy_may(&a->config.policy, POLICY_UPGRADE)) {
-                host_refuse(a->host, token, WIRE_PERMISSION_DENIED, "This guest's policy allows no upgrade of its daemon.");
+                host_refuse(a->host, token, WIRE_PERMISSION_DENIED,
+                            "This guest's policy allows no upgrade of its daemon.");
                 return;
         }
-        upgrade_start(a->upgrade, token, message_str(m->json, "path", ""), message_str(m->json, "digest", ""),
-                      timeout > 0 ? (uint64_t)timeout : 0);
+        upgrade_start(a->upgrade, token, message_str(m->json, "path", ""),
+                      message_str(m->json, "digest", ""), timeout > 0 ? (uint64_t)timeout : 0);
 }
 
 static const struct {
         const char *name; /* a trailing dot: all of that family */
         Method method;
 } methods[] = {
-        { "message.send", method_message },
-        { "message.call", method_message },
-        { "data.open", method_data_open },
-        { PROCESS_METHOD_PREFIX, method_process },
+        { "message.send", method_message },  { "message.call", method_message },
+        { "data.open", method_data_open },   { PROCESS_METHOD_PREFIX, method_process },
         { "agent.upgrade", method_upgrade },
 };
 

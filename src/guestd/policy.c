@@ -40,14 +40,14 @@ bool policy_may(const Policy *p, PolicyVerb verb)
         if ((unsigned)verb >= _POLICY_VERB_MAX || !p->allow[verb])
                 return false;
         /* Who may replace the daemon may do everything. */
-        return verb != POLICY_UPGRADE || (p->allow[POLICY_EXEC] && p->allow[POLICY_PUSH] && !p->exec_commands &&
-                                          policy_may_run_as(p, "root", 0));
+        return verb != POLICY_UPGRADE || (p->allow[POLICY_EXEC] && p->allow[POLICY_PUSH] &&
+                                          !p->exec_commands && policy_may_run_as(p, "root", 0));
 }
 
 const char *policy_verb_to_string(PolicyVerb verb)
 {
-        static const char *const names[_POLICY_VERB_MAX] = { "exec", "push", "pull",   "send",
-                                                             "call", "upgrade" };
+        static const char *const names[_POLICY_VERB_MAX] = { "exec", "push", "pull",
+                                                             "send", "call", "upgrade" };
 
         return (unsigned)verb < _POLICY_VERB_MAX ? names[verb] : "unknown";
 }

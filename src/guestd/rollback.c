@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Processes of the new program are known by the inode that they execute, /proc/PID/exe: a service manager may have
- * restarted it meanwhile. Nothing but the old program's own code runs here, so a broken new one cannot break this.
+ * Processes of the new program are known by the inode that they execute, /proc/PID/exe: a service manager
+ * may have restarted it meanwhile. Nothing but the old program's own code runs here, so a broken new one
+ * cannot break this.
  */
 
 #include <dirent.h>
@@ -94,7 +95,8 @@ static void systemctl(const char *verb)
         pid_t pid = fork();
 
         if (pid == 0) {
-                (void)execlp("systemctl", "systemctl", "--no-block", verb, "vmferry-guestd.service", (char *)NULL);
+                (void)execlp("systemctl", "systemctl", "--no-block", verb, "vmferry-guestd.service",
+                             (char *)NULL);
                 _exit(127);
         }
         while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The watcher of an upgrade: a process of the old program that waits for the new one's word, a file that goes away. If it
- * doesn't come in time, or the new one dies before, the old program gets its place back and is started, by whatever
- * started this one.
+ * The watcher of an upgrade: a process of the old program that waits for the new one's word, a file that
+ * goes away. If it doesn't come in time, or the new one dies before, the old program gets its place back and
+ * is started, by whatever started this one.
  */
 
 #include <stdint.h>
@@ -12,7 +12,8 @@
 
 #include "guestd/config.h"
 
-#define ROLLBACK_MARKER RUNTIME_DIR "/upgrade" /* holds the new program's digest until that one removes it */
+#define ROLLBACK_MARKER RUNTIME_DIR "/upgrade" /* holds the new program's digest until that one removes it  \
+                                                */
 
 typedef struct Rollback {
         const char *program, *old_program; /* paths: the new one's place, and where the old one is kept */

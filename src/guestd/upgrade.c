@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The new program is copied before it is checked: what was checked is what is put in place, whoever else can write to
- * where it came from. Its test is a run of --version in a child: a program for another machine, with a library that is
- * missing, that crashes or hangs at once ends there.
+ * The new program is copied before it is checked: what was checked is what is put in place, whoever else can
+ * write to where it came from. Its test is a run of --version in a child: a program for another machine,
+ * with a library that is missing, that crashes or hangs at once ends there.
  */
 
 #include <fcntl.h>
@@ -37,7 +37,8 @@ struct Upgrade {
         bool has_timed_out;
 };
 
-/* Of this process: known from its start, for /proc/self/exe names a file that has been replaced by another name. */
+/* Of this process: known from its start, for /proc/self/exe names a file that has been replaced by another
+ * name. */
 static char *own_path;
 static char own_build[DIGEST_TEXT_SIZE];
 static char **own_argv;
@@ -105,7 +106,8 @@ static char **restart_argv(void)
         if (!argv)
                 return NULL;
         for (size_t i = 0; i < n; i++)
-                if (i == 0 || strlen(own_argv[i]) < strlen("--dae") || !str_has_prefix("--daemon", own_argv[i]))
+                if (i == 0 || strlen(own_argv[i]) < strlen("--dae") ||
+                    !str_has_prefix("--daemon", own_argv[i]))
                         argv[k++] = own_argv[i];
         if (k == 0)
                 argv[0] = own_path;
@@ -152,7 +154,8 @@ static void upgrade_finish(Upgrade *u, WireError error, const char *text)
         u->trial = 0;
         u->is_busy = false;
         u->is_done = error == WIRE_OK;
-        log_audit("upgrade", NULL, error == WIRE_OK ? "ok" : wire_error_to_string(error), "digest=%s", u->digest);
+        log_audit("upgrade", NULL, error == WIRE_OK ? "ok" : wire_error_to_string(error), "digest=%s",
+                  u->digest);
         u->ops->done(u->userdata, token, error, text);
 }
 
@@ -217,8 +220,8 @@ static void put_in_place(Upgrade *u, const char *version)
         }
         int r = fs_write_file_atomic(ROLLBACK_MARKER, u->digest, strlen(u->digest), 0600);
         if (r < 0) {
-                upgrade_fail(u, wire_error_from_errno(-r), "%s: %s: without it there would be no way back", ROLLBACK_MARKER,
-                             strerror(-r));
+                upgrade_fail(u, wire_error_from_errno(-r), "%s: %s: without it there would be no way back",
+                             ROLLBACK_MARKER, strerror(-r));
                 return;
         }
         r = swap(old, u->fresh);
@@ -229,7 +232,8 @@ static void put_in_place(Upgrade *u, const char *version)
         }
         if (r < 0) {
                 (void)unlink(ROLLBACK_MARKER);
-                upgrade_fail(u, wire_error_from_errno(-r), "%s cannot be replaced: %s", own_path, strerror(-r));
+                upgrade_fail(u, wire_error_from_errno(-r), "%s cannot be replaced: %s", own_path,
+                             strerror(-r));
                 return;
         }
         upgrade_finish(u, WIRE_OK, version);
@@ -245,15 +249,19 @@ static void on_trial_ended(void *userdata, pid_t pid, int status)
         text[n > 0 ? n : 0] = '\0';
         text[strcspn(text, "\n")] = '\0';
         if (u->has_timed_out)
-                upgrade_fail(u, WIRE_TIMEOUT, "The new program hangs in this guest: no answer to --version in %u seconds",
+                upgrade_fail(u, WIRE_TIMEOUT,
+                             "The new program hangs in this guest: no answer to --version in %u seconds",
                              (unsigned)(TRIAL_USEC / USEC_PER_SEC));
         else if (WIFSIGNALED(status))
-                upgrade_fail(u, WIRE_INCOMPATIBLE, "The new program crashes in this guest (signal %d)", WTERMSIG(status));
+                upgrade_fail(u, WIRE_INCOMPATIBLE, "The new program crashes in this guest (signal %d)",
+                             WTERMSIG(status));
         else if (WEXITSTATUS(status) == 126)
                 upgrade_fail(u, WIRE_INCOMPATIBLE,
-                             "The new program cannot be executed in this guest: it is for another architecture or system");
+                             "The new program cannot be executed in this guest: it is for another "
+                             "architecture or system");
         else if (WEXITSTATUS(status) != 0)
-                upgrade_fail(u, WIRE_INCOMPATIBLE, "The new program fails in this guest (--version ends with status %d)",
+                upgrade_fail(u, WIRE_INCOMPATIBLE,
+                             "The new program fails in this guest (--version ends with status %d)",
                              WEXITSTATUS(status));
         else if (!str_has_prefix(text, VERSION_WORD) || !name_is_text(text, FACT_BYTES_MAX))
                 upgrade_fail(u, WIRE_INCOMPATIBLE, "The new program is no vmferry-guestd");
@@ -328,10 +336,12 @@ static int copy_program(Upgrade *u, const char *source, const char *digest)
         return r;
 }
 
-void upgrade_start(Upgrade *u, uint64_t token, const char *untrusted_path, const char *untrusted_digest, uint64_t confirm_usec)
+void upgrade_start(Upgrade *u, uint64_t token, const char *untrusted_path, const char *untrusted_digest,
+                   uint64_t confirm_usec)
 {
         if (u->is_busy || u->is_done) {
-                u->ops->done(u->userdata, token, WIRE_EXISTS, "An upgrade of this guest's daemon is under way already");
+                u->ops->done(u->userdata, token, WIRE_EXISTS,
+                             "An upgrade of this guest's daemon is under way already");
                 return;
         }
         if (!own_path) {
@@ -340,7 +350,8 @@ void upgrade_start(Upgrade *u, uint64_t token, const char *untrusted_path, const
                 return;
         }
         if (!name_is_absolute_path(untrusted_path)) {
-                u->ops->done(u->userdata, token, WIRE_INVALID_PATH, "The new program's path has to be absolute");
+                u->ops->done(u->userdata, token, WIRE_INVALID_PATH,
+                             "The new program's path has to be absolute");
                 return;
         }
         u->is_busy = true;
@@ -355,13 +366,15 @@ void upgrade_start(Upgrade *u, uint64_t token, const char *untrusted_path, const
         }
         int r = copy_program(u, untrusted_path, untrusted_digest);
         if (r == -EBADMSG) {
-                upgrade_fail(u, WIRE_INTEGRITY, "The new program is not what was sent: its digest is %s", u->digest);
+                upgrade_fail(u, WIRE_INTEGRITY, "The new program is not what was sent: its digest is %s",
+                             u->digest);
                 return;
         }
         if (r == 0)
                 r = start_trial(u);
         if (r < 0)
-                upgrade_fail(u, wire_error_from_errno(-r), "%s: the new program cannot be copied from %.200s: %s", u->fresh,
+                upgrade_fail(u, wire_error_from_errno(-r),
+                             "%s: the new program cannot be copied from %.200s: %s", u->fresh,
                              untrusted_path, strerror(-r));
 }
 

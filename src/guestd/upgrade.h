@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * Another guestd in place of this one: copied beside it, checked by digest and by running it, then put in its place, with
- * a watcher (rollback.h) that goes back to this one if the new one never gets as far as a session. The process stays: the
- * agent ends its parts and executes the new program, so a service manager sees no restart.
+ * Another guestd in place of this one: copied beside it, checked by digest and by running it, then put in
+ * its place, with a watcher (rollback.h) that goes back to this one if the new one never gets as far as a
+ * session. The process stays: the agent ends its parts and executes the new program, so a service manager
+ * sees no restart.
  */
 
 #include <stdint.h>
@@ -21,8 +22,9 @@
 typedef struct Upgrade Upgrade;
 
 typedef struct UpgradeOps {
-        /* Once for each upgrade_start(). WIRE_OK: the new program is in place, text is what it calls itself: leave the host
-         * and stop the loop with UPGRADE_EXIT. Else nothing has changed, and text is a sentence. */
+        /* Once for each upgrade_start(). WIRE_OK: the new program is in place, text is what it calls itself:
+         * leave the host and stop the loop with UPGRADE_EXIT. Else nothing has changed, and text is a
+         * sentence. */
         void (*done)(void *userdata, uint64_t token, WireError error, const char *text);
 } UpgradeOps;
 
@@ -38,5 +40,7 @@ void upgrade_confirm(void);
 int upgrade_new(Loop *l, const UpgradeOps *ops, void *userdata, Upgrade **ret); /* 0, -ENOMEM */
 Upgrade *upgrade_free(Upgrade *u);
 DEFINE_CLEANUP(Upgrade *, upgrade_free);
-/* path: the new program, absolute; taken away once it is in place. confirm_usec: how long the watcher waits. */
-void upgrade_start(Upgrade *u, uint64_t token, const char *untrusted_path, const char *untrusted_digest, uint64_t confirm_usec);
+/* path: the new program, absolute; taken away once it is in place. confirm_usec: how long the watcher waits.
+ */
+void upgrade_start(Upgrade *u, uint64_t token, const char *untrusted_path, const char *untrusted_digest,
+                   uint64_t confirm_usec);
