@@ -98,6 +98,7 @@ def machine():
         "libvirt": first_line("libvirtd", "--version"),
         "guest": "TCG, 1 vCPU, Debian's kernel, tmpfs",
         "buildtype": options["buildtype"],
+        "load_at_start": os.getloadavg()[0],
     }
 
 
@@ -231,7 +232,7 @@ class Bench:
         with open(script, "w") as file:
             file.write(INIT % {"bench": " ".join(BENCH), "agent": AGENT})
         os.chmod(script, 0o755)
-        files = [(self.bare, "/usr/bin/bare-port")]
+        files = [(self.bare, "/usr/bin/bare-port"), (built("benchmarks/bare-files"), "/usr/bin/bare-files")]
         channels = [(name, None) for name in (CONTROL, DATA, *BENCH)]
         if peers:
             unpacked = Peers()
