@@ -34,8 +34,9 @@ static int image_fail(Image *i, const char *what)
         const char *why = guestfs_last_error(i->g);
         int error = guestfs_last_errno(i->g);
 
-        return target_fail(&i->target, error > 0 ? -error : -EIO, "%s: %s", what,
-                           why ? why : "libguestfs gave no reason");
+        /* Advice for debugging follows in further lines. */
+        return target_fail(&i->target, error > 0 ? -error : -EIO, "%s: %.*s", what,
+                           why ? (int)strcspn(why, "\n") : 0, why ? why : "");
 }
 
 static int image_is_there(Target *t, const char *path)
@@ -234,7 +235,7 @@ int image_run(const char *uri, const char *name, const Program *p, bool dry_run)
         if (r == 0) {
                 report_step("open", "opening %s%s", name, dry_run ? " read-only" : "");
                 if (guestfs_launch(i.g) < 0)
-                        r = image_fail(&i, "libguestfs cannot open it (is it in use by a running VM?)");
+                        r = image_fail(&i, "libguestfs cannot open it (a running VM may have it in use)");
         }
         if (r == 0)
                 r = find_root(&i, p);
