@@ -452,11 +452,25 @@ static void on_complaint(void *userdata, const char *file, unsigned line, const 
         log_warning("%s:%u: %s", file, line, why);
 }
 
+/* The directory, or where it would be made. */
+static void watch(Actions *as, const char *directory)
+{
+        g_autofree char *parent = g_path_get_dirname(directory);
+
+        if (as->inotify_fd >= 0 &&
+            inotify_add_watch(as->inotify_fd, directory,
+                              IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR) < 0)
+                (void)inotify_add_watch(as->inotify_fd, parent, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR);
+}
+
 static void load(Actions *as)
 {
         char **dirs = action_directories(host_config(jobs_host(as->jobs))->user), **files = NULL;
-        int r = ini_list_files((const char *const *)dirs, ".action", &files);
+        int r;
 
+        for (char **d = dirs; *d; d++) /* again and again: it may not have been there before */
+                watch(as, *d);
+        r = ini_list_files((const char *const *)dirs, ".action", &files);
         if (r < 0)
                 log_warning("The directories of actions cannot be read: %s", strerror(-r));
         g_ptr_array_set_size(as->loaded, 0);
@@ -473,10 +487,6 @@ static void load(Actions *as)
                 g_ptr_array_add(as->loaded, l);
         }
         ini_files_free(files);
-        for (char **d = dirs; *d; d++) /* again and again: it may not have been there before */
-                if (as->inotify_fd >= 0)
-                        (void)inotify_add_watch(as->inotify_fd, *d,
-                                                IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR);
         g_strfreev(dirs);
 }
 
