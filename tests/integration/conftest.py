@@ -72,9 +72,7 @@ class Host:
         return path
 
     def rss_kib(self, pid=None):
-        if pid is None:
-            return self.hostd.rss_kib()
-        return rss_kib(pid)
+        return rss_kib(pid or self.hostd.process.pid)
 
     def workers(self):
         """The processes that hostd has started."""
@@ -120,8 +118,11 @@ class Host:
 
 
 def rss_kib(pid):
-    """What it has had at most; 0: it is gone."""
+    """What it has had at most; 0: it is gone, or has a sanitizer, which keeps what was freed."""
     try:
+        with open(f"/proc/{pid}/maps") as file:
+            if "libasan" in file.read():
+                return 0
         with open(f"/proc/{pid}/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
