@@ -99,7 +99,7 @@ static void set_up(void)
         g_free(config->connect_uri);
         config->connect_uri = g_strdup("test:///default");
         g_free(config->state_dir);
-        config->state_dir = g_strdup("/nonexistent"); /* nothing outlives this hostd */
+        config->state_dir = g_strdup("/dev/null/none"); /* nothing outlives this hostd */
         host = host_new(config);
         jobs = jobs_new(host);
         ck_assert_ptr_nonnull(jobs);
