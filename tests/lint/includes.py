@@ -26,7 +26,7 @@ CUSTOMS = {
     "libvirt-glib/*": ("hostd/virt*",),
     "sqlite3.h": ("hostd/store*",),
     "libxml/*": ("hostd/domain-xml*", "hostd/virt.c"),  # virt.c: xmlInitParser() before its thread
-    "systemd/sd-bus*.h": ("hostd/bus*", "hostd/services*", "hostd/inbox*", "hostd/inbox*", "hostd/polkit*", "hostd/units*", "hostd/loop*", "cli/*"),
+    "systemd/sd-bus*.h": ("hostd/bus*", "hostd/services*", "hostd/inbox*", "hostd/polkit*", "hostd/units*", "hostd/loop*", "cli/*"),
     "systemd/sd-event.h": ("hostd/loop*", "hostd/bus*", "hostd/polkit*", "hostd/units*", "cli/*"),
     "systemd/sd-daemon.h": ("hostd/loop*", "hostd/main*", "hostd/fdstore*"),
     "systemd/sd-journal.h": ("hostd/log*", "hostd/audit*"),
