@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * What many small files cost where they are made, without any transfer: run in the guest, it makes N files of 1 KiB, a
- * hundred to a directory, and prints seconds: under a temporary name and renamed, as a transfer must; under their own
- * names; and empty under their own names. The directory is left full.
+ * What many small files cost where they are made, without any transfer: run in the guest, it makes N files
+ * of 1 KiB, a hundred to a directory, and prints seconds: under a temporary name and renamed, as a transfer
+ * must; under their own names; and empty under their own names. The directory is left full.
  *
  *   bare-files DIRECTORY N
  */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The bare port, for comparison: what a read(2)/write(2) loop over a virtio-serial port reaches between two files, and
- * what an echo of 64 bytes takes. No framing, no digest, no fsync. The guest runs `serve`, the host the others.
+ * The bare port, for comparison: what a read(2)/write(2) loop over a virtio-serial port reaches between two
+ * files, and what an echo of 64 bytes takes. No framing, no digest, no fsync. The guest runs `serve`, the
+ * host the others.
  *
  *   bare-port serve DEVICE                    in the guest, for ever
  *   bare-port push SOCKET FILE GUEST-FILE     prints seconds
@@ -190,7 +191,8 @@ int main(int argc, char **argv)
         if (argc == 3 && strcmp(argv[1], "serve") == 0)
                 serve(argv[2]);
         if (argc < 4) {
-                fprintf(stderr, "usage: bare-port serve DEVICE | push SOCKET FILE GUEST-FILE | pull SOCKET GUEST-FILE FILE | "
+                fprintf(stderr, "usage: bare-port serve DEVICE | push SOCKET FILE GUEST-FILE | pull SOCKET "
+                                "GUEST-FILE FILE | "
                                 "echo SOCKET COUNT | flood SOCKET SECONDS\n");
                 return 2;
         }

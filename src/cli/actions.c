@@ -54,8 +54,8 @@ static int check(Cli *c, char **names)
         return good ? EXIT_DONE : EXIT_FAILED;
 }
 
-static void add_row(Table *t, const char *name, const char *on, const char *once, const char *guest, const char *result,
-                    const char *reason, const char *file)
+static void add_row(Table *t, const char *name, const char *on, const char *once, const char *guest,
+                    const char *result, const char *reason, const char *file)
 {
         const char *const cells[] = { name, on, once, guest, result, reason, file };
 
@@ -72,7 +72,8 @@ static int read_action(Cli *c, Table *t, sd_bus_message *m)
         int r;
 
         r = sd_bus_message_read(m, "sssss", &name, &file, &description, &on, &once);
-        if (r < 0 || (r = client_read_json(m, &guests)) < 0 || (r = sd_bus_message_enter_container(m, 'a', "(ssts)")) < 0) {
+        if (r < 0 || (r = client_read_json(m, &guests)) < 0 ||
+            (r = sd_bus_message_enter_container(m, 'a', "(ssts)")) < 0) {
                 json_object_put(list);
                 return r;
         }
@@ -108,7 +109,8 @@ static int read_action(Cli *c, Table *t, sd_bus_message *m)
 
 int command_actions(Cli *c, int argc, char **argv)
 {
-        static const char *const headings[] = { "ACTION", "ON", "ONCE", "GUEST", "RESULT", "REASON", "FILE", NULL };
+        static const char *const headings[] = { "ACTION", "ON",     "ONCE", "GUEST",
+                                                "RESULT", "REASON", "FILE", NULL };
         _cleanup_message_ sd_bus_message *reply = NULL;
         _cleanup_(table_freep) Table *table = NULL;
         sd_bus_message *m;

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * What the commands share: the options before the command, the bus, and how a command ends. A command is a function of
- * its own argc and argv (argv[0] is its name) that returns the exit status of the contract.
+ * What the commands share: the options before the command, the bus, and how a command ends. A command is a
+ * function of its own argc and argv (argv[0] is its name) that returns the exit status of the contract.
  */
 
 #include <stdbool.h>
@@ -21,7 +21,14 @@
 #define IFACE_PROCESS "org.vmferry1.Process"
 #define BUS_ERROR_PREFIX "org.vmferry1.Error."
 
-enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_VMFERRY = 125, EXIT_CANNOT_EXECUTE = 126, EXIT_NOT_FOUND = 127 };
+enum {
+        EXIT_DONE = 0,
+        EXIT_FAILED = 1,
+        EXIT_USAGE = 2,
+        EXIT_VMFERRY = 125,
+        EXIT_CANNOT_EXECUTE = 126,
+        EXIT_NOT_FOUND = 127
+};
 
 typedef struct Cli {
         sd_bus *bus; /* opened by cli_bus() when first asked for */

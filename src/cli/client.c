@@ -20,9 +20,10 @@ sd_bus *client_bus(Cli *c)
         else
                 r = sd_bus_open_system(&c->bus);
         if (r < 0) {
-                cli_fail("cannot connect to the %s bus%s%s: %s%s", c->user ? "session" : "system", c->host ? " of " : "",
-                         c->host ? c->host : "", strerror(-r),
-                         !c->host && c->user ? " (is DBUS_SESSION_BUS_ADDRESS or XDG_RUNTIME_DIR set?)" : "");
+                cli_fail("cannot connect to the %s bus%s%s: %s%s", c->user ? "session" : "system",
+                         c->host ? " of " : "", c->host ? c->host : "", strerror(-r),
+                         !c->host && c->user ? " (is DBUS_SESSION_BUS_ADDRESS or XDG_RUNTIME_DIR set?)"
+                                             : "");
                 c->bus = NULL;
                 return NULL;
         }
@@ -56,14 +57,17 @@ const char *client_error_name(const sd_bus_error *e)
 int client_print_error(const sd_bus_error *e, int r)
 {
         if (sd_bus_error_has_name(e, SD_BUS_ERROR_SERVICE_UNKNOWN))
-                return cli_fail("vmferry-hostd is not running and cannot be started on this bus: "
-                                "see systemctl status vmferry-hostd.service (for your own VMs: vmferry --user)");
+                return cli_fail(
+                        "vmferry-hostd is not running and cannot be started on this bus: "
+                        "see systemctl status vmferry-hostd.service (for your own VMs: vmferry --user)");
         if (sd_bus_error_is_set(e))
                 return cli_fail("%s", e->message && e->message[0] ? e->message : e->name);
-        return cli_fail("%s", r == -ECONNRESET || r == -ENOTCONN ? "the connection to the bus was lost" : strerror(-r));
+        return cli_fail("%s", r == -ECONNRESET || r == -ENOTCONN ? "the connection to the bus was lost"
+                                                                 : strerror(-r));
 }
 
-int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *ret_error, sd_bus_message **ret_reply)
+int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *ret_error,
+                sd_bus_message **ret_reply)
 {
         _cleanup_bus_error_ sd_bus_error own = SD_BUS_ERROR_NULL;
         sd_bus_error *e = ret_error ? ret_error : &own;

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The bus from a client's side: connecting, calls without a time limit of their own, errors in one line, and messages
- * turned into JSON objects, which is how every command reads them.
+ * The bus from a client's side: connecting, calls without a time limit of their own, errors in one line, and
+ * messages turned into JSON objects, which is how every command reads them.
  */
 
 #include "cli/cli.h"
@@ -12,9 +12,10 @@
 sd_bus *client_bus(Cli *c);
 /* A method call to be filled; NULL after it has said why not. */
 sd_bus_message *client_call_new(Cli *c, const char *path, const char *interface, const char *method);
-/* Sends it and frees it. 0 and *ret_reply (may be NULL), or a negative errno with *ret_error (may be NULL: then the error
- * is printed). timeout_usec: UINT64_MAX waits for ever. */
-int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *ret_error, sd_bus_message **ret_reply);
+/* Sends it and frees it. 0 and *ret_reply (may be NULL), or a negative errno with *ret_error (may be NULL:
+ * then the error is printed). timeout_usec: UINT64_MAX waits for ever. */
+int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *ret_error,
+                sd_bus_message **ret_reply);
 /* "NotReady" of org.vmferry1.Error.NotReady, else NULL. */
 const char *client_error_name(const sd_bus_error *e);
 int client_print_error(const sd_bus_error *e, int r); /* returns EXIT_FAILED */

@@ -40,7 +40,8 @@ typedef struct Copy {
         bool has_pump;
 } Copy;
 
-/* GUEST:PATH, where no slash stands before the colon. Returns the path; *ret_guest is malloc'ed. NULL: a local path. */
+/* GUEST:PATH, where no slash stands before the colon. Returns the path; *ret_guest is malloc'ed. NULL: a
+ * local path. */
 static const char *split_remote(const char *s, char **ret_guest)
 {
         const char *colon = strchr(s, ':'), *slash = strchr(s, '/');
@@ -51,7 +52,8 @@ static const char *split_remote(const char *s, char **ret_guest)
         return colon + 1;
 }
 
-/* Absolute and without "." and "..": hostd resolves nothing for its callers. The last component is kept as it is. */
+/* Absolute and without "." and "..": hostd resolves nothing for its callers. The last component is kept as
+ * it is. */
 static char *local_path(const char *s)
 {
         _cleanup_free_ char *copy = strdup(s), *resolved = NULL;
@@ -67,15 +69,19 @@ static char *local_path(const char *s)
         last = slash ? slash + 1 : copy;
         if (strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || strcmp(copy, "/") == 0) {
                 resolved = realpath(copy, NULL);
-                return resolved && asprintf(&ret, "%s/", strcmp(resolved, "/") == 0 ? "" : resolved) >= 0 ? ret : NULL;
+                return resolved && asprintf(&ret, "%s/", strcmp(resolved, "/") == 0 ? "" : resolved) >= 0
+                               ? ret
+                               : NULL;
         }
         if (slash)
                 *slash = 0;
         resolved = realpath(!slash ? "." : slash == copy ? "/" : copy, NULL);
         if (!resolved)
                 return NULL;
-        return asprintf(&ret, "%s/%s%s", strcmp(resolved, "/") == 0 ? "" : resolved, last, trailing ? "/" : "") >= 0 ? ret
-                                                                                                                  : NULL;
+        return asprintf(&ret, "%s/%s%s", strcmp(resolved, "/") == 0 ? "" : resolved, last,
+                        trailing ? "/" : "") >= 0
+                       ? ret
+                       : NULL;
 }
 
 static int append_options(const Copy *c, sd_bus_message *m)
@@ -92,8 +98,8 @@ static int append_options(const Copy *c, sd_bus_message *m)
         return sd_bus_message_close_container(m);
 }
 
-/* Our standard input or output for hostd. A regular file goes as it is; anything else by a pipe of its own, so that nobody
- * changes the flags of a descriptor that the shell shares with us. */
+/* Our standard input or output for hostd. A regular file goes as it is; anything else by a pipe of its own,
+ * so that nobody changes the flags of a descriptor that the shell shares with us. */
 static int give_descriptor(Copy *c)
 {
         int fd = c->push ? STDIN_FILENO : STDOUT_FILENO, pipes[2];
@@ -148,7 +154,9 @@ static int start(Copy *c, const char *source, const char *destination)
                 r = append_options(c, m);
         if (r < 0) {
                 sd_bus_message_unref(m);
-                return cli_fail("%s: this name cannot be given over D-Bus: it is not valid UTF-8; copy its directory", source);
+                return cli_fail("%s: this name cannot be given over D-Bus: it is not valid UTF-8; copy its "
+                                "directory",
+                                source);
         }
         if (client_call(c->cli, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
@@ -195,7 +203,8 @@ static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
         return 0;
 }
 
-/* Reads the jobs' properties: for the bar, and for the case that the signal was missed or hostd was restarted. */
+/* Reads the jobs' properties: for the bar, and for the case that the signal was missed or hostd was
+ * restarted. */
 static void poll_jobs(Copy *c)
 {
         for (size_t i = 0; i < c->n_jobs; i++) {
@@ -207,7 +216,8 @@ static void poll_jobs(Copy *c)
                         continue;
                 if (client_properties(c->cli, j->path, IFACE_JOB, true, &p) < 0) {
                         if (++j->n_lost > LOST_PATIENCE)
-                                job_over(c, j, "lost", "vmferry-hostd does not know the job any more: it was restarted");
+                                job_over(c, j, "lost",
+                                         "vmferry-hostd does not know the job any more: it was restarted");
                         continue;
                 }
                 j->n_lost = 0;
@@ -231,8 +241,9 @@ static void show(Copy *c)
                 p.done += j->done;
                 p.files_done += j->files_done;
                 p.total = j->total == UINT64_MAX || p.total == UINT64_MAX ? UINT64_MAX : p.total + j->total;
-                p.files_total =
-                        j->files_total == UINT64_MAX || p.files_total == UINT64_MAX ? UINT64_MAX : p.files_total + j->files_total;
+                p.files_total = j->files_total == UINT64_MAX || p.files_total == UINT64_MAX
+                                        ? UINT64_MAX
+                                        : p.files_total + j->files_total;
         }
         progress_show(&p);
 }
@@ -265,7 +276,8 @@ static int turn(Copy *c, int signal_fd)
                         return 0;
         if (r < 0)
                 return r;
-        fds[1] = (struct pollfd){ .fd = sd_bus_get_fd(c->cli->bus), .events = (short)sd_bus_get_events(c->cli->bus) };
+        fds[1] = (struct pollfd){ .fd = sd_bus_get_fd(c->cli->bus),
+                                  .events = (short)sd_bus_get_events(c->cli->bus) };
         fds[2].fd = -1;
         if (c->has_pump)
                 pump_prepare(&c->pump, &fds[2]);
@@ -311,7 +323,8 @@ static int run(Copy *c, char **sources, size_t n, const char *destination)
         if (!c->jobs)
                 return cli_fail("no memory");
         progress_init(!c->cli->json && !c->detach && isatty(STDERR_FILENO));
-        while (next < n || c->n_over < c->n_jobs || (c->has_pump && !c->push && !pump_is_over(&c->pump) && !c->cancelled)) {
+        while (next < n || c->n_over < c->n_jobs ||
+               (c->has_pump && !c->push && !pump_is_over(&c->pump) && !c->cancelled)) {
                 if (next < n && !c->cancelled && (c->detach || c->n_jobs - c->n_over < JOBS_AT_ONCE)) {
                         if (start(c, sources[next], destination) != EXIT_DONE)
                                 c->n_failed++;
@@ -355,9 +368,12 @@ static void report(const Copy *c)
 int command_cp(Cli *cli, int argc, char **argv)
 {
         static const struct option options[] = {
-                { "preserve", no_argument, NULL, 'p' },  { "queue", no_argument, NULL, 'q' },
-                { "detach", no_argument, NULL, 'd' },    { "overwrite", required_argument, NULL, 'o' },
-                { "ttl", required_argument, NULL, 't' }, { "recursive", no_argument, NULL, 'r' },
+                { "preserve", no_argument, NULL, 'p' },
+                { "queue", no_argument, NULL, 'q' },
+                { "detach", no_argument, NULL, 'd' },
+                { "overwrite", required_argument, NULL, 'o' },
+                { "ttl", required_argument, NULL, 't' },
+                { "recursive", no_argument, NULL, 'r' },
                 {},
         };
         Copy c = { .cli = cli, .ttl = UINT64_MAX };
@@ -405,7 +421,8 @@ int command_cp(Cli *cli, int argc, char **argv)
                 const char *p = split_remote(sources[i], &g);
 
                 if (c.push == (p != NULL))
-                        return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'", sources[i]);
+                        return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'",
+                                         sources[i]);
                 if (!p)
                         continue;
                 if (guest && strcmp(guest, g) != 0)

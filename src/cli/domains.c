@@ -28,7 +28,8 @@ static int channels(Cli *c, int argc, char **argv, bool enable)
         if (dry_run) {
                 m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "PreviewChannels");
                 if (!m || sd_bus_message_append(m, "sb", argv[optind], enable) < 0 ||
-                    client_call(c, m, UINT64_MAX, NULL, &reply) < 0 || sd_bus_message_read(reply, "s", &diff) < 0)
+                    client_call(c, m, UINT64_MAX, NULL, &reply) < 0 ||
+                    sd_bus_message_read(reply, "s", &diff) < 0)
                         return EXIT_FAILED;
                 fputs(diff, stdout);
                 return EXIT_DONE;

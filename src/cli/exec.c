@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * exec and shell: a command in the guest with this process's standard input and output, ending as the command did.
+ * exec and shell: a command in the guest with this process's standard input and output, ending as the
+ * command did.
  */
 
 #include <fcntl.h>
@@ -66,7 +67,8 @@ static int append_options(const Exec *x, sd_bus_message *m)
                 uint16_t rows, columns;
 
                 terminal_size(&rows, &columns);
-                (void)sd_bus_message_append(m, "{sv}{sv}{sv}", "tty", "b", true, "rows", "q", rows, "columns", "q", columns);
+                (void)sd_bus_message_append(m, "{sv}{sv}{sv}", "tty", "b", true, "rows", "q", rows,
+                                            "columns", "q", columns);
         }
         if (x->detach)
                 (void)sd_bus_message_append(m, "{sv}", "detach", "b", true);
@@ -86,7 +88,9 @@ static int status_of_error(const sd_bus_error *e, int r)
         const char *name = client_error_name(e);
 
         (void)client_print_error(e, r);
-        return str_eq(name, "NotFound") ? EXIT_NOT_FOUND : str_eq(name, "PermissionDenied") ? EXIT_CANNOT_EXECUTE : EXIT_VMFERRY;
+        return str_eq(name, "NotFound")           ? EXIT_NOT_FOUND
+               : str_eq(name, "PermissionDenied") ? EXIT_CANNOT_EXECUTE
+                                                  : EXIT_VMFERRY;
 }
 
 static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
@@ -94,7 +98,8 @@ static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
         const char *result, *name, *text;
         Exec *x = userdata;
 
-        if (!str_eq(sd_bus_message_get_path(m), x->job) || sd_bus_message_read(m, "sss", &result, &name, &text) < 0)
+        if (!str_eq(sd_bus_message_get_path(m), x->job) ||
+            sd_bus_message_read(m, "sss", &result, &name, &text) < 0)
                 return 0;
         x->finished = true;
         free(x->result);
@@ -171,7 +176,8 @@ static void on_broken_output(Exec *x, Pump *p)
 
 static bool is_over(const Exec *x)
 {
-        return (x->finished || (x->job_gone && !x->attached)) && pump_is_over(&x->out) && pump_is_over(&x->err);
+        return (x->finished || (x->job_gone && !x->attached)) && pump_is_over(&x->out) &&
+               pump_is_over(&x->err);
 }
 
 static int turn(Exec *x, int signal_fd)
@@ -184,7 +190,8 @@ static int turn(Exec *x, int signal_fd)
                 ;
         if (r < 0)
                 return r;
-        fds[1] = (struct pollfd){ .fd = sd_bus_get_fd(x->cli->bus), .events = (short)sd_bus_get_events(x->cli->bus) };
+        fds[1] = (struct pollfd){ .fd = sd_bus_get_fd(x->cli->bus),
+                                  .events = (short)sd_bus_get_events(x->cli->bus) };
         pump_prepare(&x->in, &fds[2]);
         pump_prepare(&x->out, &fds[3]);
         pump_prepare(&x->err, &fds[4]);
@@ -198,7 +205,8 @@ static int turn(Exec *x, int signal_fd)
                 on_signal_fd(x, signal_fd);
         pump_step(&x->in, &fds[2]);
         if (x->in.error)
-                pump_close(&x->in); /* the command reads no more, or our input broke: it sees the end of file */
+                pump_close(
+                        &x->in); /* the command reads no more, or our input broke: it sees the end of file */
         pump_step(&x->out, &fds[3]);
         on_broken_output(x, &x->out);
         pump_step(&x->err, &fds[4]);
@@ -275,7 +283,8 @@ static bool is_cut(const Exec *x)
         return pump_is_over(&x->out) && pump_is_over(&x->err) && !x->finished;
 }
 
-/* The output has ended and the process has not: the guest or hostd was away. Or its end is just about to be told. */
+/* The output has ended and the process has not: the guest or hostd was away. Or its end is just about to be
+ * told. */
 static int attach_again(Exec *x, int signal_fd)
 {
         _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
@@ -298,8 +307,10 @@ static int attach_again(Exec *x, int signal_fd)
                 x->job_gone = false;
                 return 0;
         }
-        if (str_eq(client_error_name(&e), "NotReady") || sd_bus_error_has_name(&e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
-            sd_bus_error_has_name(&e, SD_BUS_ERROR_NO_REPLY) || sd_bus_error_has_name(&e, SD_BUS_ERROR_NAME_HAS_NO_OWNER))
+        if (str_eq(client_error_name(&e), "NotReady") ||
+            sd_bus_error_has_name(&e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
+            sd_bus_error_has_name(&e, SD_BUS_ERROR_NO_REPLY) ||
+            sd_bus_error_has_name(&e, SD_BUS_ERROR_NAME_HAS_NO_OWNER))
                 return 0;
         (void)client_print_error(&e, r);
         return -ECANCELED;
@@ -391,13 +402,15 @@ static int run_without_descriptors(Exec *x, const char *guest_object, char **arg
 
 static int listen_for_end(Exec *x)
 {
-        int r = sd_bus_match_signal(x->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished, x);
+        int r = sd_bus_match_signal(x->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished,
+                                    x);
 
         if (r >= 0)
-                r = sd_bus_add_match(x->cli->bus, NULL,
-                                     "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
-                                     "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='" BUS_NAME "'",
-                                     on_owner, x);
+                r = sd_bus_add_match(
+                        x->cli->bus, NULL,
+                        "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
+                        "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='" BUS_NAME "'",
+                        on_owner, x);
         if (r < 0)
                 cli_fail("cannot listen on the bus: %s", strerror(-r));
         return r;
@@ -441,7 +454,8 @@ static int start(Exec *x, const char *guest, char **argv)
         r = client_call(x->cli, m, UINT64_MAX, &e, &reply);
         if (r < 0)
                 return status_of_error(&e, r);
-        if (sd_bus_message_read(reply, "uohhh", &id, &job, &fds[0], &fds[1], &fds[2]) < 0 || !(x->job = strdup(job))) {
+        if (sd_bus_message_read(reply, "uohhh", &id, &job, &fds[0], &fds[1], &fds[2]) < 0 ||
+            !(x->job = strdup(job))) {
                 cli_fail("vmferry-hostd answered Exec with something else");
                 return EXIT_VMFERRY;
         }
@@ -470,7 +484,8 @@ static int attach(Exec *x, const char *id)
 
         if (id[0] == 0 || strspn(id, "0123456789") != strlen(id))
                 return cli_usage("exec", "'%s' is not the id of a job", id);
-        if (asprintf(&x->job, "/org/vmferry1/job/%s", id) < 0 || !client_bus(x->cli) || listen_for_end(x) < 0)
+        if (asprintf(&x->job, "/org/vmferry1/job/%s", id) < 0 || !client_bus(x->cli) ||
+            listen_for_end(x) < 0)
                 return EXIT_VMFERRY;
         x->attached = true;
         r = attach_once(x, fds, &e);
@@ -487,10 +502,14 @@ static int attach(Exec *x, const char *id)
 int command_exec(Cli *cli, int argc, char **argv)
 {
         static const struct option options[] = {
-                { "tty", no_argument, NULL, 't' },        { "interactive", no_argument, NULL, 'i' },
-                { "user", required_argument, NULL, 'u' }, { "cwd", required_argument, NULL, 'w' },
-                { "env", required_argument, NULL, 'e' },  { "timeout", required_argument, NULL, 'T' },
-                { "detach", no_argument, NULL, 'd' },     { "attach", required_argument, NULL, 'a' },
+                { "tty", no_argument, NULL, 't' },
+                { "interactive", no_argument, NULL, 'i' },
+                { "user", required_argument, NULL, 'u' },
+                { "cwd", required_argument, NULL, 'w' },
+                { "env", required_argument, NULL, 'e' },
+                { "timeout", required_argument, NULL, 'T' },
+                { "detach", no_argument, NULL, 'd' },
+                { "attach", required_argument, NULL, 'a' },
                 {},
         };
         Exec x = { .cli = cli, .timeout = UINT64_MAX };
@@ -552,7 +571,8 @@ int command_shell(Cli *cli, int argc, char **argv)
 {
         static const struct option options[] = { { "user", required_argument, NULL, 'u' }, {} };
         /* The login shell of the user, as passwd(5) names it, at home; guestd puts SHELL and HOME there. */
-        char *shell[] = { (char *)"/bin/sh", (char *)"-c", (char *)"cd 2>/dev/null; exec \"${SHELL:-/bin/sh}\" -l", NULL };
+        char *shell[] = { (char *)"/bin/sh", (char *)"-c",
+                          (char *)"cd 2>/dev/null; exec \"${SHELL:-/bin/sh}\" -l", NULL };
         char *env[1];
         Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true, .env = env };
         int o;

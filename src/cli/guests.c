@@ -32,7 +32,8 @@ static const char *since(uint64_t t, char *buf, size_t size)
 
 static int by_name(const void *a, const void *b)
 {
-        return strcmp(json_str(*(json_object *const *)a, "Name"), json_str(*(json_object *const *)b, "Name"));
+        return strcmp(json_str(*(json_object *const *)a, "Name"),
+                      json_str(*(json_object *const *)b, "Name"));
 }
 
 /* A guest's daemon older than the host's is worth an upgrade. */
@@ -40,14 +41,17 @@ static void agent_cell(Table *t, const char *agent, const char *hostd)
 {
         _cleanup_free_ char *text = NULL;
 
-        if (agent[0] && hostd[0] && strverscmp(agent, hostd) < 0 && asprintf(&text, "%s (outdated)", agent) < 0)
+        if (agent[0] && hostd[0] && strverscmp(agent, hostd) < 0 &&
+            asprintf(&text, "%s (outdated)", agent) < 0)
                 text = NULL;
         table_add(t, text ? text : agent);
 }
 
 int command_list(Cli *c, int argc, char **argv)
 {
-        static const char *const headings[] = { "NAME", "STATE", "AGENT", "UPTIME", "HOSTNAME", "UUID", NULL };
+        static const char *const headings[] = {
+                "NAME", "STATE", "AGENT", "UPTIME", "HOSTNAME", "UUID", NULL
+        };
         _cleanup_json_ json_object *objects = NULL, *manager = NULL, *guests = json_object_new_array();
         _cleanup_(table_freep) Table *table = NULL;
         char buf[32];
@@ -103,7 +107,8 @@ static void print_value(const char *key, json_object *v)
 
                 if (t > 0 && localtime_r(&seconds, &tm))
                         (void)strftime(when, sizeof(when), "%F %T %Z", &tm);
-                printf("%18s: %s%s%s%s\n", key, t ? when : "-", t ? " (" : "", since(t, buf, sizeof(buf)), t ? ")" : "");
+                printf("%18s: %s%s%s%s\n", key, t ? when : "-", t ? " (" : "", since(t, buf, sizeof(buf)),
+                       t ? ")" : "");
         } else if (str_has_prefix(key, "Bytes")) {
                 printf("%18s: %s\n", key, format_bytes(json_object_get_uint64(v), buf, sizeof(buf)));
         } else {
@@ -120,7 +125,8 @@ int command_status(Cli *c, int argc, char **argv)
 
         if (argc != 2)
                 return cli_usage("status", "takes one guest");
-        if (client_guest_path(c, argv[1], &path) < 0 || client_properties(c, path, IFACE_GUEST, false, &p) < 0)
+        if (client_guest_path(c, argv[1], &path) < 0 ||
+            client_properties(c, path, IFACE_GUEST, false, &p) < 0)
                 return EXIT_FAILED;
         if (c->json) {
                 cli_print_json(TAKE(p));
@@ -132,7 +138,8 @@ int command_status(Cli *c, int argc, char **argv)
                 if (str_eq(key, "Name") || str_eq(key, "State"))
                         continue;
                 if (json_object_is_type(v, json_type_object)) {
-                        json_object_object_foreach(v, k, s) if (str_eq(k, "PRETTY_NAME") || !str_eq(key, "OsRelease"))
+                        json_object_object_foreach(v, k, s) if (str_eq(k, "PRETTY_NAME") ||
+                                                                !str_eq(key, "OsRelease"))
                                 print_value(str_eq(key, "OsRelease") ? key : k, s);
                 } else
                         print_value(key, v);
@@ -186,7 +193,8 @@ int command_ping(Cli *c, int argc, char **argv)
 
                 if (!m || sd_bus_message_append(m, "s", guest) < 0)
                         return EXIT_FAILED;
-                if (client_call(c, m, UINT64_MAX, NULL, &reply) >= 0 && sd_bus_message_read(reply, "t", &rtt) >= 0) {
+                if (client_call(c, m, UINT64_MAX, NULL, &reply) >= 0 &&
+                    sd_bus_message_read(reply, "t", &rtt) >= 0) {
                         n_good++;
                         sum += rtt;
                         least = MIN(least, rtt);
@@ -199,7 +207,8 @@ int command_ping(Cli *c, int argc, char **argv)
                                 json_object_object_add(j, "rtt_usec", json_object_new_uint64(rtt));
                                 cli_print_json(j);
                         } else {
-                                printf("%s: seq=%" PRIu64 " time=%.3f ms\n", guest, i + 1, (double)rtt / 1e3);
+                                printf("%s: seq=%" PRIu64 " time=%.3f ms\n", guest, i + 1,
+                                       (double)rtt / 1e3);
                                 fflush(stdout);
                         }
                 }

@@ -51,7 +51,8 @@ static void add_row(Table *t, json_object *j)
 
 int command_jobs(Cli *c, int argc, char **argv)
 {
-        static const char *const headings[] = { "ID", "GUEST", "KIND", "STATE", "PROGRESS", "SOURCE", "DESTINATION", NULL };
+        static const char *const headings[] = { "ID",       "GUEST",  "KIND",        "STATE",
+                                                "PROGRESS", "SOURCE", "DESTINATION", NULL };
         static const struct option options[] = { { "all", no_argument, NULL, 'a' }, {} };
         _cleanup_json_ json_object *objects = NULL, *list = json_object_new_array();
         _cleanup_(table_freep) Table *table = NULL;

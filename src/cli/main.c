@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * vmferry: the command that people type. Options before the command, then the command's own; a D-Bus client and nothing
- * more.
+ * vmferry: the command that people type. Options before the command, then the command's own; a D-Bus client
+ * and nothing more.
  */
 
 #include <fcntl.h>
@@ -109,7 +109,8 @@ void cli_print_json(json_object *o)
 static int help(void)
 {
         printf("vmferry [--user|--system] [-H HOST] [--json] COMMAND …\n\n"
-               "Messages, commands and files between this host and its virtual machines, without a network.\n\n");
+               "Messages, commands and files between this host and its virtual machines, without a "
+               "network.\n\n");
         for (const Command *c = commands; c->name; c++)
                 printf("  %-9s %-44s %s\n", c->name, c->arguments, c->summary);
         printf("\nOptions:\n"
@@ -125,9 +126,12 @@ static int help(void)
 int main(int argc, char **argv)
 {
         static const struct option options[] = {
-                { "user", no_argument, NULL, 'u' },      { "system", no_argument, NULL, 's' },
-                { "host", required_argument, NULL, 'H' }, { "json", no_argument, NULL, 'j' },
-                { "version", no_argument, NULL, 'V' },   { "help", no_argument, NULL, 'h' },
+                { "user", no_argument, NULL, 'u' },
+                { "system", no_argument, NULL, 's' },
+                { "host", required_argument, NULL, 'H' },
+                { "json", no_argument, NULL, 'j' },
+                { "version", no_argument, NULL, 'V' },
+                { "help", no_argument, NULL, 'h' },
                 {},
         };
         Cli cli = {};
@@ -159,7 +163,8 @@ int main(int argc, char **argv)
                 }
         }
         if (cli.user && cli.host)
-                return cli_usage(NULL, "-H goes to the other host's system bus: it cannot be combined with --user");
+                return cli_usage(
+                        NULL, "-H goes to the other host's system bus: it cannot be combined with --user");
         if (optind >= argc)
                 return cli_usage(NULL, "no command was given");
         for (const Command *c = commands; c->name; c++)

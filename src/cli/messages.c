@@ -23,7 +23,8 @@ static int message_new(Cli *c, const char *method, const char *guest, const char
 
         r = cli_payload(text, &payload, &n);
         if (r < 0) {
-                cli_fail("standard input: %s", r == -EFBIG ? "more than a message can carry (64 KiB)" : strerror(-r));
+                cli_fail("standard input: %s",
+                         r == -EFBIG ? "more than a message can carry (64 KiB)" : strerror(-r));
                 return r;
         }
         r = client_guest_path(c, guest, &path);
@@ -69,12 +70,14 @@ int command_send(Cli *c, int argc, char **argv)
                 case 't':
                 case 'T':
                         if (cli_parse_seconds(optarg, o == 't' ? &ttl : &timeout) < 0)
-                                return cli_usage("send", "--%s takes seconds, not '%s'", o == 't' ? "ttl" : "timeout", optarg);
+                                return cli_usage("send", "--%s takes seconds, not '%s'",
+                                                 o == 't' ? "ttl" : "timeout", optarg);
                         break;
                 default:
                         return EXIT_USAGE;
                 }
-        /* Options may also stand behind the guest, as the synopsis shows them; the text may not look like one. */
+        /* Options may also stand behind the guest, as the synopsis shows them; the text may not look like
+         * one. */
         if (argc - optind < 2)
                 return cli_usage("send", "takes a guest, a topic, and a text or -");
         const char *guest = argv[optind], *topic = argv[optind + 1], *text = NULL;
@@ -87,7 +90,8 @@ int command_send(Cli *c, int argc, char **argv)
                 } else if (!text)
                         text = argv[i];
                 else
-                        return cli_usage("send", "one text only: quote it, or give - and write it to standard input");
+                        return cli_usage(
+                                "send", "one text only: quote it, or give - and write it to standard input");
         }
         if (message_new(c, "Send", guest, topic, text, &m) < 0)
                 return EXIT_FAILED;
@@ -234,7 +238,8 @@ int command_monitor(Cli *c, int argc, char **argv)
         r = sd_bus_match_signal(c->bus, NULL, BUS_NAME, BUS_PATH, IFACE_MANAGER, NULL, on_signal, &monitor);
         if (r < 0)
                 return cli_fail("cannot listen on the bus: %s", strerror(-r));
-        /* Starts hostd where it is not running, and refuses a guest that does not exist. A UUID becomes the name. */
+        /* Starts hostd where it is not running, and refuses a guest that does not exist. A UUID becomes the
+         * name. */
         if (monitor.guest) {
                 _cleanup_json_ json_object *p = NULL;
 

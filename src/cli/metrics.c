@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * metrics: hostd's counters as OpenMetrics text, for node_exporter's textfile collector and its like. Names, units and
- * types follow the OpenMetrics 1.0 specification; label values are escaped as it says.
+ * metrics: hostd's counters as OpenMetrics text, for node_exporter's textfile collector and its like. Names,
+ * units and types follow the OpenMetrics 1.0 specification; label values are escaped as it says.
  */
 
 #include <inttypes.h>
@@ -14,16 +14,22 @@ static const struct Metric {
         const char *property, *name, *type, *unit, *help;
         double scale;
 } metrics[] = {
-        { "BytesSent", "vmferry_guest_sent_bytes", "counter", "bytes", "Bytes written to the guest's ports.", 1 },
-        { "BytesReceived", "vmferry_guest_received_bytes", "counter", "bytes", "Bytes read from the guest's ports.", 1 },
+        { "BytesSent", "vmferry_guest_sent_bytes", "counter", "bytes", "Bytes written to the guest's ports.",
+          1 },
+        { "BytesReceived", "vmferry_guest_received_bytes", "counter", "bytes",
+          "Bytes read from the guest's ports.", 1 },
         { "Sessions", "vmferry_guest_sessions", "counter", NULL, "Handshakes that were completed.", 1 },
-        { "Reconnects", "vmferry_guest_reconnects", "counter", NULL, "Connections opened anew because the link was silent.", 1 },
-        { "Resyncs", "vmferry_guest_resyncs", "counter", NULL, "Times that the byte stream lost its place.", 1 },
-        { "FramesDropped", "vmferry_guest_frames_dropped", "counter", NULL, "Frames of other sessions, or out of place.", 1 },
-        { "RequestsRefused", "vmferry_guest_requests_refused", "counter", NULL, "Requests of the guest that were refused.", 1 },
+        { "Reconnects", "vmferry_guest_reconnects", "counter", NULL,
+          "Connections opened anew because the link was silent.", 1 },
+        { "Resyncs", "vmferry_guest_resyncs", "counter", NULL, "Times that the byte stream lost its place.",
+          1 },
+        { "FramesDropped", "vmferry_guest_frames_dropped", "counter", NULL,
+          "Frames of other sessions, or out of place.", 1 },
+        { "RequestsRefused", "vmferry_guest_requests_refused", "counter", NULL,
+          "Requests of the guest that were refused.", 1 },
         { "QueueLength", "vmferry_guest_queue_length", "gauge", NULL, "Items that wait for the guest.", 1 },
-        { "LastRoundTripUsec", "vmferry_guest_round_trip_seconds", "gauge", "seconds", "The last round trip to the guest's daemon.",
-          1e-6 },
+        { "LastRoundTripUsec", "vmferry_guest_round_trip_seconds", "gauge", "seconds",
+          "The last round trip to the guest's daemon.", 1e-6 },
 };
 
 static const char *const states[] = { "off",        "paused", "no-channel",   "busy",        "waiting",
@@ -41,7 +47,8 @@ static void print_label(const char *value)
                 }
 }
 
-static void print_sample(json_object *guest, const char *name, const char *suffix, const char *state, double value)
+static void print_sample(json_object *guest, const char *name, const char *suffix, const char *state,
+                         double value)
 {
         printf("%s%s{guest=\"", name, suffix);
         print_label(json_str(guest, "Name"));
@@ -63,7 +70,8 @@ static void print_head(const char *name, const char *type, const char *unit, con
 }
 
 /* Of every guest object: each(guest, userdata). */
-static void for_each_guest(json_object *objects, void (*each)(json_object *guest, const void *userdata), const void *userdata)
+static void for_each_guest(json_object *objects, void (*each)(json_object *guest, const void *userdata),
+                           const void *userdata)
 {
         json_object_object_foreach(objects, path, interfaces)
         {
@@ -86,7 +94,8 @@ static void print_metric(json_object *guest, const void *userdata)
 static void print_state(json_object *guest, const void *userdata)
 {
         for (size_t i = 0; i < ELEMENTSOF(states); i++)
-                print_sample(guest, "vmferry_guest_state", "", states[i], str_eq(states[i], json_str(guest, "State")));
+                print_sample(guest, "vmferry_guest_state", "", states[i],
+                             str_eq(states[i], json_str(guest, "State")));
 }
 
 int command_metrics(Cli *c, int argc, char **argv)
@@ -102,7 +111,8 @@ int command_metrics(Cli *c, int argc, char **argv)
 
         if (argc > 1)
                 return cli_usage("metrics", "takes no arguments");
-        if (client_objects(c, &objects) < 0 || client_properties(c, BUS_PATH, IFACE_MANAGER, false, &manager) < 0)
+        if (client_objects(c, &objects) < 0 ||
+            client_properties(c, BUS_PATH, IFACE_MANAGER, false, &manager) < 0)
                 return EXIT_FAILED;
         for (size_t i = 0; i < ELEMENTSOF(totals); i++) {
                 print_head(totals[i].name, "gauge", NULL, totals[i].help);

@@ -51,17 +51,19 @@ static void draw(const Progress *p, bool final)
                 bar[i] = i < (int)(part * BAR_WIDTH) ? '#' : '.';
         bar[BAR_WIDTH] = 0;
         if (!final && known && state.rate > 1)
-                format_span((uint64_t)((double)(p->total - MIN(p->done, p->total)) / state.rate * 1e6), left, sizeof(left));
+                format_span((uint64_t)((double)(p->total - MIN(p->done, p->total)) / state.rate * 1e6), left,
+                            sizeof(left));
         if (!known)
                 n = snprintf(line, sizeof(line), "%s  %s/s", format_bytes(p->done, done, sizeof(done)),
                              format_bytes((uint64_t)shown_rate, rate, sizeof(rate)));
         else
                 n = snprintf(line, sizeof(line), "[%s] %3.0f%%  %s of %s  %s/s", bar, part * 100,
-                             format_bytes(p->done, done, sizeof(done)), format_bytes(p->total, total, sizeof(total)),
+                             format_bytes(p->done, done, sizeof(done)),
+                             format_bytes(p->total, total, sizeof(total)),
                              format_bytes((uint64_t)shown_rate, rate, sizeof(rate)));
         if (p->files_total != UINT64_MAX && p->files_total > 1)
-                n += snprintf(line + n, sizeof(line) - (size_t)n, "  %" PRIu64 "/%" PRIu64 " files", p->files_done,
-                              p->files_total);
+                n += snprintf(line + n, sizeof(line) - (size_t)n, "  %" PRIu64 "/%" PRIu64 " files",
+                              p->files_done, p->files_total);
         else if (p->files_total == UINT64_MAX && p->files_done > 1)
                 n += snprintf(line + n, sizeof(line) - (size_t)n, "  %" PRIu64 " files", p->files_done);
         if (left[0])
@@ -81,7 +83,8 @@ void progress_show(const Progress *p)
         if (!state.shown)
                 return;
         if (now - state.sampled_at >= USEC_PER_SEC / 5) {
-                double sample = (double)(p->done - MIN(state.sampled_bytes, p->done)) * 1e6 / (double)(now - state.sampled_at);
+                double sample = (double)(p->done - MIN(state.sampled_bytes, p->done)) * 1e6 /
+                                (double)(now - state.sampled_at);
 
                 state.rate = state.rate > 0 ? state.rate * 0.8 + sample * 0.2 : sample;
                 state.sampled_at = now;

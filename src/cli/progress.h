@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * One line on stderr that tells how far a copy is: bytes, files, rate, time left. Nothing where stderr is no terminal.
+ * One line on stderr that tells how far a copy is: bytes, files, rate, time left. Nothing where stderr is no
+ * terminal.
  */
 
 #include <stdbool.h>

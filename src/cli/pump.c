@@ -50,7 +50,8 @@ static void pump_read(Pump *p)
                         return;
                 }
         }
-        l = read(p->in, p->buffer, p->filter ? PUMP_BUFFER - 1 : PUMP_BUFFER); /* a filter may give back one byte more */
+        l = read(p->in, p->buffer,
+                 p->filter ? PUMP_BUFFER - 1 : PUMP_BUFFER); /* a filter may give back one byte more */
         if (l < 0) {
                 if (errno == EIO && p->filter == NULL && isatty(p->in))
                         l = 0;

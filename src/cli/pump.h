@@ -14,16 +14,17 @@
 #define PUMP_BUFFER (64u * 1024)
 
 typedef struct Pump {
-        int in, out;         /* -EBADF: closed; not owned unless the flags say so */
+        int in, out; /* -EBADF: closed; not owned unless the flags say so */
         bool owns_in, owns_out;
-        bool ended;          /* in has ended and all was written */
-        int error;           /* errno of what broke, 0 */
-        bool broken_out;     /* it was the writing end */
+        bool ended;      /* in has ended and all was written */
+        int error;       /* errno of what broke, 0 */
+        bool broken_out; /* it was the writing end */
         size_t n, offset;
-        uint64_t total;      /* bytes written */
-        uint64_t skip;       /* bytes read next that were written before */
+        uint64_t total; /* bytes written */
+        uint64_t skip;  /* bytes read next that were written before */
         uint8_t *buffer;
-        /* Looks at what was read before it is written; may shorten it. Returns the bytes to keep, -1: stop. May be NULL. */
+        /* Looks at what was read before it is written; may shorten it. Returns the bytes to keep, -1: stop.
+         * May be NULL. */
         ssize_t (*filter)(void *userdata, uint8_t *data, size_t n);
         void *userdata;
 } Pump;

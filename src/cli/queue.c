@@ -65,7 +65,8 @@ int command_queue(Cli *c, int argc, char **argv)
                 return EXIT_FAILED;
         table = c->json ? NULL : table_new(headings);
         r = sd_bus_message_enter_container(reply, 'a', "(usstt)");
-        while (r >= 0 && (r = sd_bus_message_read(reply, "(usstt)", &id, &kind, &description, &created_at, &expires_at)) > 0) {
+        while (r >= 0 && (r = sd_bus_message_read(reply, "(usstt)", &id, &kind, &description, &created_at,
+                                                  &expires_at)) > 0) {
                 if (c->json) {
                         json_object *o = json_object_new_object();
 

@@ -71,7 +71,8 @@ ssize_t terminal_filter(void *userdata, uint8_t *data, size_t n)
                         if (b == '.')
                                 return -1;
                         if (b != '~') {
-                                /* The tilde was held back, perhaps by an earlier call: there is room for one byte more. */
+                                /* The tilde was held back, perhaps by an earlier call: there is room for one
+                                 * byte more. */
                                 if (kept == i) {
                                         memmove(data + i + 1, data + i, n - i);
                                         n++;

@@ -13,8 +13,8 @@ int terminal_raw(void);      /* 0, -ENOTTY, -errno; restored at exit and by term
 void terminal_restore(void); /* safe in a signal handler, and twice */
 void terminal_size(uint16_t *ret_rows, uint16_t *ret_columns); /* 24 × 80 where there is none */
 
-/* Looks for "~." behind a newline. Returns the bytes that stay, -1 when the user wants to leave. "~~" is one "~". A tilde that was held back
- * may make it n + 1 bytes. */
+/* Looks for "~." behind a newline. Returns the bytes that stay, -1 when the user wants to leave. "~~" is one
+ * "~". A tilde that was held back may make it n + 1 bytes. */
 typedef struct Escape {
         bool inside, at_start;
 } Escape;

@@ -12,7 +12,7 @@ typedef struct Agent Agent;
 
 /* What the command line says, which wins over the files; borrowed for the object's life. */
 typedef struct AgentConfig {
-        const char *config_file; /* NULL: the standard places */
+        const char *config_file;     /* NULL: the standard places */
         const char *control_channel; /* NULL: as configured */
         const char *data_channel;
         int log_level; /* -1 */

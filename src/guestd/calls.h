@@ -29,7 +29,7 @@ typedef struct CallsOps {
 } CallsOps;
 
 int calls_new(Loop *l, const CallsOps *ops, void *userdata, Calls **ret); /* 0, -ENOMEM */
-Calls *calls_free(Calls *c); /* without a word to anybody */
+Calls *calls_free(Calls *c);                                              /* without a word to anybody */
 DEFINE_CLEANUP(Calls *, calls_free);
 
 /* WIRE_OK: `done` will follow. */

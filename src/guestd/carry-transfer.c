@@ -121,7 +121,8 @@ static void push_closed(void *userdata, WireError error, const char *text, bool 
         const ReceiverProgress *p = receiver_progress(t->receiver);
         char digest[DIGEST_TEXT_SIZE], extra[160];
 
-        /* What was only interrupted will be taken up again, even behind a DONE, which the host may not have seen. */
+        /* What was only interrupted will be taken up again, even behind a DONE, which the host may not have
+         * seen. */
         if (error != WIRE_INTERRUPTED)
                 receiver_give_up(t->receiver);
         digest_format(p->digest, digest);

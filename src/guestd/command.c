@@ -28,7 +28,8 @@ static int command_change_dir(const SupervisorSpec *spec, const User *u)
         return 0;
 }
 
-/* 0..2 become the command's; the ends may stand on these numbers themselves if guestd was started without them. */
+/* 0..2 become the command's; the ends may stand on these numbers themselves if guestd was started without
+ * them. */
 static int command_set_stdio(const int stdio[3])
 {
         int fds[3];
@@ -112,8 +113,8 @@ static int command_exec(const SupervisorSpec *spec, char **env, CommandError *e)
         return -best.error;
 }
 
-static int command_become(const SupervisorSpec *spec, const Tree *tree, const User *u, bool keep_identity, pid_t parent,
-                          CommandError *e)
+static int command_become(const SupervisorSpec *spec, const Tree *tree, const User *u, bool keep_identity,
+                          pid_t parent, CommandError *e)
 {
         e->stage = SUPERVISOR_SETUP;
         char **env = users_environment(u, spec->terminal, spec->env);
@@ -135,7 +136,8 @@ static int command_become(const SupervisorSpec *spec, const Tree *tree, const Us
         r = keep_identity ? 0 : command_take_identity(u);
         if (r < 0)
                 return r;
-        /* After setresuid(2), which clears it. A supervisor never ends before its command, unless it was killed. */
+        /* After setresuid(2), which clears it. A supervisor never ends before its command, unless it was
+         * killed. */
         if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
                 return -ESRCH;
         e->stage = SUPERVISOR_CWD;
@@ -143,8 +145,8 @@ static int command_become(const SupervisorSpec *spec, const Tree *tree, const Us
         return r < 0 ? r : command_exec(spec, env, e);
 }
 
-int command_start(const SupervisorSpec *spec, const Tree *tree, const User *user, bool keep_identity, pid_t *ret_pid,
-                  CommandError *ret_error)
+int command_start(const SupervisorSpec *spec, const Tree *tree, const User *user, bool keep_identity,
+                  pid_t *ret_pid, CommandError *ret_error)
 {
         *ret_error = (CommandError){ SUPERVISOR_SETUP, ENOMEM };
         int fds[2];

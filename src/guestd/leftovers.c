@@ -33,7 +33,8 @@ static int open_dir(const char *parent, bool make)
                 path = NULL;
                 return -ENOMEM;
         }
-        if (make && ((mkdir(parent, 0755) < 0 && errno != EEXIST) || (mkdir(path, 0700) < 0 && errno != EEXIST)))
+        if (make &&
+            ((mkdir(parent, 0755) < 0 && errno != EEXIST) || (mkdir(path, 0700) < 0 && errno != EEXIST)))
                 return -errno;
         fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         return fd < 0 ? -errno : fd;
@@ -49,8 +50,10 @@ void leftovers_note(const char *id, const char *path, bool is_tree)
         }
         for (size_t i = 0; i < ELEMENTSOF(dirs); i++) {
                 _cleanup_close_ int dir = open_dir(dirs[i], true);
-                _cleanup_close_ int fd = dir < 0 ? -EBADF :
-                                                   openat(dir, id, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+                _cleanup_close_ int fd =
+                        dir < 0 ? -EBADF
+                                : openat(dir, id, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
+                                         0600);
                 if (fd >= 0 && fs_write_all(fd, text, strlen(text)) == 0)
                         return;
         }
@@ -100,7 +103,8 @@ static void sweep(const char *id)
 
         for (size_t i = 0; i < ELEMENTSOF(dirs); i++) {
                 _cleanup_close_ int dir = open_dir(dirs[i], false);
-                _cleanup_close_ int fd = dir < 0 ? -EBADF : openat(dir, id, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+                _cleanup_close_ int fd =
+                        dir < 0 ? -EBADF : openat(dir, id, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
                 ssize_t n = fd < 0 ? -1 : read(fd, note, NOTE_MAX);
 
                 if (n < 5)

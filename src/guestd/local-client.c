@@ -165,13 +165,15 @@ static int speak(Connection *c, int argc, char *argv[], const char *method, bool
         if (str_eq(text, "-")) {
                 int r = stdin_read(&from_stdin, &n);
                 if (r < 0)
-                        return fail("stdin", r == -E2BIG ? "more than the 64 KiB of a message" : strerror(-r));
+                        return fail("stdin",
+                                    r == -E2BIG ? "more than the 64 KiB of a message" : strerror(-r));
                 text = (const char *)from_stdin;
         }
         if (n > PAYLOAD_MAX)
                 return fail(argv[1], "more than the 64 KiB of a message");
         json_object *o = request_new(method, argv[1]);
-        int status = o && payload_put(o, text, n) >= 0 ? converse(c, o, argv[1], prints) : fail(argv[1], "out of memory");
+        int status = o && payload_put(o, text, n) >= 0 ? converse(c, o, argv[1], prints)
+                                                       : fail(argv[1], "out of memory");
         json_object_put(o);
         return status;
 }
@@ -182,7 +184,8 @@ static int message_print(const char *line, bool with_topic)
         _cleanup_free_ uint8_t *payload = NULL;
         size_t n_payload = 0;
         int r = 0;
-        if (o && str_eq(message_str(o, "event", ""), "message") && payload_get(o, &payload, &n_payload) >= 0) {
+        if (o && str_eq(message_str(o, "event", ""), "message") &&
+            payload_get(o, &payload, &n_payload) >= 0) {
                 const char *topic = message_str(o, "topic", "");
                 payload[n_payload] = '\n'; /* over the NUL that payload_get() has put there */
                 if (with_topic)
@@ -221,12 +224,15 @@ static int listen_to(Connection *c, int argc, char *argv[])
                 size_t n;
                 int r = connection_hear(c, &line, &n);
                 if (r < 0)
-                        return fail("listen", r == -ECONNRESET ? "guestd closed the connection" : strerror(-r));
+                        return fail("listen",
+                                    r == -ECONNRESET ? "guestd closed the connection" : strerror(-r));
                 json_object *o = json_tokener_parse(line);
                 bool is_event = o && message_str(o, "event", NULL);
                 WireError e = o && !is_event ? message_get_error(o, &text) : WIRE_OK;
-                int status = e == WIRE_OK ? EXIT_SUCCESS
-                                          : fail(n_answers < argc - first ? argv[first + n_answers] : "guestd", text);
+                int status =
+                        e == WIRE_OK
+                                ? EXIT_SUCCESS
+                                : fail(n_answers < argc - first ? argv[first + n_answers] : "guestd", text);
                 n_answers += !is_event;
                 json_object_put(o);
                 if (status != EXIT_SUCCESS)

@@ -40,7 +40,8 @@ int local_client_accept(Localsock *l, int fd)
         size_t n_same = 0;
         for (size_t i = 0; i < l->n_clients; i++)
                 n_same += l->clients[i]->uid == peer.uid;
-        if (l->n_clients >= LOCALSOCK_CLIENTS_MAX || (peer.uid != 0 && n_same >= LOCALSOCK_CLIENTS_PER_USER_MAX))
+        if (l->n_clients >= LOCALSOCK_CLIENTS_MAX ||
+            (peer.uid != 0 && n_same >= LOCALSOCK_CLIENTS_PER_USER_MAX))
                 return -ENOBUFS;
         LocalClient *c = calloc(1, sizeof(*c));
         if (!c)
@@ -221,7 +222,8 @@ void local_client_turn(LocalClient *c)
 static void client_read(LocalClient *c)
 {
         if (c->n_in_allocated - c->n_in < READ_BYTES / 4) {
-                size_t want = MIN(MAX(c->n_in_allocated * 2, READ_BYTES / 4), LOCALSOCK_LINE_MAX + READ_BYTES);
+                size_t want =
+                        MIN(MAX(c->n_in_allocated * 2, READ_BYTES / 4), LOCALSOCK_LINE_MAX + READ_BYTES);
                 char *in = realloc(c->in, want);
                 if (!in)
                         return;

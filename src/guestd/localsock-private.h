@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Between localsock.c (topics and calls: who is asked, who is answered) and localsock-client.c (one connection: bytes,
- * lines, limits). Nobody else includes this.
+ * Between localsock.c (topics and calls: who is asked, who is answered) and localsock-client.c (one
+ * connection: bytes, lines, limits). Nobody else includes this.
  */
 
 #include <json-c/json.h>
@@ -57,7 +57,8 @@ struct Localsock {
 /* Takes fd over. -ENOBUFS: too many of them; -errno. */
 int local_client_accept(Localsock *l, int fd);
 LocalClient *local_client_free(LocalClient *c);
-void local_client_drop(LocalClient *c); /* no callback of it any more; its calls are answered by localsock_client_gone() */
+void local_client_drop(
+        LocalClient *c); /* no callback of it any more; its calls are answered by localsock_client_gone() */
 bool local_client_has_room(LocalClient *c, size_t n); /* drops one that has been stuck for too long */
 /* Queues a line and writes what the socket takes; o is taken over. 0, -ENOMEM; -ENOBUFS: it was dropped. */
 int local_client_say(LocalClient *c, json_object *o);

@@ -142,7 +142,8 @@ static bool topics_has(char *const *topics, size_t n, const char *topic)
 static LocalClient *server_find(Localsock *l, const char *topic)
 {
         for (size_t i = 0; i < l->n_clients; i++)
-                if (l->clients[i]->fd >= 0 && topics_has(l->clients[i]->served, l->clients[i]->n_served, topic))
+                if (l->clients[i]->fd >= 0 &&
+                    topics_has(l->clients[i]->served, l->clients[i]->n_served, topic))
                         return l->clients[i];
         return NULL;
 }
@@ -174,14 +175,17 @@ static void topic_remove(LocalClient *c, const char *topic)
                 }
 }
 
-static int line_publish(Localsock *l, LocalClient *c, json_object *tag, const char *topic, const uint8_t *payload,
-                        size_t n)
+static int line_publish(Localsock *l, LocalClient *c, json_object *tag, const char *topic,
+                        const uint8_t *payload, size_t n)
 {
         uint64_t id;
         int r = l->ops->publish(l->userdata, topic, payload, n, &id);
         if (r == -EAGAIN)
                 return r;
-        json_object *o = answer_new(tag, r == 0 ? WIRE_OK : r == -ENOBUFS ? WIRE_LIMITS_EXCEEDED : WIRE_FAILED,
+        json_object *o = answer_new(tag,
+                                    r == 0          ? WIRE_OK
+                                    : r == -ENOBUFS ? WIRE_LIMITS_EXCEEDED
+                                                    : WIRE_FAILED,
                                     r == -ENOBUFS ? "the host is away, and no more messages are kept for it"
                                                   : strerror(-r));
         if (o && r == 0)
@@ -190,15 +194,17 @@ static int line_publish(Localsock *l, LocalClient *c, json_object *tag, const ch
         return 0;
 }
 
-static void line_call(Localsock *l, LocalClient *c, json_object *tag, const char *topic, const uint8_t *payload,
-                      size_t n, int64_t timeout)
+static void line_call(Localsock *l, LocalClient *c, json_object *tag, const char *topic,
+                      const uint8_t *payload, size_t n, int64_t timeout)
 {
         if (c->n_asked >= LOCALSOCK_CALLS_MAX) {
                 say_error(c, tag, WIRE_LIMITS_EXCEEDED, "too many calls without an answer");
                 return;
         }
         uint64_t usec = timeout > 0 ? (uint64_t)timeout : LOCALSOCK_CALL_TIMEOUT_USEC;
-        LocalCall call = { .token = ++l->last_number, .client = c, .tag = json_object_get(tag),
+        LocalCall call = { .token = ++l->last_number,
+                           .client = c,
+                           .tag = json_object_get(tag),
                            .deadline = deadline_of(l, usec) };
         if (call_add(l, &call) < 0) {
                 json_object_put(call.tag);
@@ -210,7 +216,8 @@ static void line_call(Localsock *l, LocalClient *c, json_object *tag, const char
                 localsock_answer(l, call.token, e, "the host cannot be called at present", NULL, 0);
 }
 
-static void line_answer(Localsock *l, LocalClient *c, json_object *o, json_object *tag, const uint8_t *payload, size_t n)
+static void line_answer(Localsock *l, LocalClient *c, json_object *o, json_object *tag,
+                        const uint8_t *payload, size_t n)
 {
         uint64_t number = (uint64_t)message_int(o, "call", 0);
         for (size_t i = 0; i < l->n_calls; i++) {
@@ -218,7 +225,8 @@ static void line_answer(Localsock *l, LocalClient *c, json_object *o, json_objec
                         continue;
                 const char *error = message_str(o, "error", NULL);
                 LocalCall call = call_take(l, i);
-                l->ops->called(l->userdata, call.token, error ? WIRE_FAILED : WIRE_OK, error ?: "", payload, n);
+                l->ops->called(l->userdata, call.token, error ? WIRE_FAILED : WIRE_OK, error ?: "", payload,
+                               n);
                 return;
         }
         say_error(c, tag, WIRE_NOT_FOUND, "no such call: it was answered, or its time is over");
@@ -226,14 +234,16 @@ static void line_answer(Localsock *l, LocalClient *c, json_object *o, json_objec
 
 int localsock_line(Localsock *l, LocalClient *c, json_object *untrusted_o)
 {
-        const char *method = message_str(untrusted_o, "method", ""), *topic = message_str(untrusted_o, "topic", "");
+        const char *method = message_str(untrusted_o, "method", ""),
+                   *topic = message_str(untrusted_o, "topic", "");
         json_object *tag = NULL;
         (void)json_object_object_get_ex(untrusted_o, "tag", &tag);
         if (tag && !json_object_is_type(tag, json_type_string) && !json_object_is_type(tag, json_type_int)) {
                 say_error(c, NULL, WIRE_INVALID_ARGS, "tag is neither text nor an integer");
                 return 0;
         }
-        if (tag && json_object_is_type(tag, json_type_string) && json_object_get_string_len(tag) > (int)TOPIC_MAX) {
+        if (tag && json_object_is_type(tag, json_type_string) &&
+            json_object_get_string_len(tag) > (int)TOPIC_MAX) {
                 say_error(c, NULL, WIRE_INVALID_ARGS, "tag is too long");
                 return 0;
         }
@@ -241,8 +251,12 @@ int localsock_line(Localsock *l, LocalClient *c, json_object *untrusted_o)
         size_t n = 0;
         int r = payload_get(untrusted_o, &payload, &n);
         if (r < 0) {
-                say_error(c, tag, r == -E2BIG ? WIRE_TOO_LARGE : r == -EBADMSG ? WIRE_INVALID_ARGS : WIRE_FAILED,
-                          r == -E2BIG ? "the payload is larger than 64 KiB" : "neither \"text\" nor \"data64\" is right");
+                say_error(c, tag,
+                          r == -E2BIG     ? WIRE_TOO_LARGE
+                          : r == -EBADMSG ? WIRE_INVALID_ARGS
+                                          : WIRE_FAILED,
+                          r == -E2BIG ? "the payload is larger than 64 KiB"
+                                      : "neither \"text\" nor \"data64\" is right");
                 return 0;
         }
         if (str_eq(method, "answer")) {
@@ -252,7 +266,8 @@ int localsock_line(Localsock *l, LocalClient *c, json_object *untrusted_o)
         if (!name_is_topic(topic))
                 say_error(c, tag, WIRE_INVALID_ARGS, "topic is not one");
         else if (!policy_may_use_topic(l->config.policy, c->user, c->uid, topic))
-                say_error(c, tag, WIRE_PERMISSION_DENIED, "the policy (guestd.conf, LocalTopics=) has no such topic for you");
+                say_error(c, tag, WIRE_PERMISSION_DENIED,
+                          "the policy (guestd.conf, LocalTopics=) has no such topic for you");
         else if (str_eq(method, "subscribe"))
                 topic_add(c, tag, c->subscribed, &c->n_subscribed, topic);
         else if (str_eq(method, "unsubscribe")) {
@@ -273,7 +288,8 @@ int localsock_line(Localsock *l, LocalClient *c, json_object *untrusted_o)
         return 0;
 }
 
-static json_object *event_new(const char *event, const char *topic, uint64_t id, const void *payload, size_t n)
+static json_object *event_new(const char *event, const char *topic, uint64_t id, const void *payload,
+                              size_t n)
 {
         json_object *o = json_object_new_object();
         if (!o)
@@ -310,8 +326,8 @@ int localsock_deliver(Localsock *l, const char *topic, uint64_t id, const void *
         return n_taken;
 }
 
-int localsock_call(Localsock *l, uint64_t token, const char *topic, uint64_t id, const void *payload, size_t n,
-                   uint64_t timeout_usec)
+int localsock_call(Localsock *l, uint64_t token, const char *topic, uint64_t id, const void *payload,
+                   size_t n, uint64_t timeout_usec)
 {
         LocalClient *c = server_find(l, topic);
         if (!c)
@@ -323,8 +339,13 @@ int localsock_call(Localsock *l, uint64_t token, const char *topic, uint64_t id,
         if (!o)
                 return -ENOMEM;
         put(o, "call", json_object_new_int64((int64_t)number));
-        put(o, "timeout", json_object_new_int64((int64_t)MIN(timeout_usec ?: LOCALSOCK_CALL_TIMEOUT_USEC, (uint64_t)INT64_MAX)));
-        LocalCall call = { .token = token, .number = number, .client = c, .is_from_host = true,
+        put(o, "timeout",
+            json_object_new_int64(
+                    (int64_t)MIN(timeout_usec ?: LOCALSOCK_CALL_TIMEOUT_USEC, (uint64_t)INT64_MAX)));
+        LocalCall call = { .token = token,
+                           .number = number,
+                           .client = c,
+                           .is_from_host = true,
                            .deadline = deadline_of(l, timeout_usec) };
         int r = call_add(l, &call);
         if (r < 0) {
@@ -335,7 +356,8 @@ int localsock_call(Localsock *l, uint64_t token, const char *topic, uint64_t id,
         return 0;
 }
 
-void localsock_answer(Localsock *l, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+void localsock_answer(Localsock *l, uint64_t token, WireError error, const char *text, const void *payload,
+                      size_t n)
 {
         for (size_t i = 0; i < l->n_calls; i++) {
                 if (l->calls[i].is_from_host || l->calls[i].token != token)
@@ -401,7 +423,8 @@ static int socket_bind(const LocalsockConfig *config, int *ret)
                 if (r >= 0 && chown(config->path, (uid_t)-1, gid) < 0)
                         r = -errno;
                 if (r < 0)
-                        log_warning("%s: group %s: %s; only root may use it", config->path, config->group, strerror(-r));
+                        log_warning("%s: group %s: %s; only root may use it", config->path, config->group,
+                                    strerror(-r));
         }
         if (r >= 0 && chmod(config->path, config->mode) < 0)
                 return -errno;
@@ -411,7 +434,8 @@ static int socket_bind(const LocalsockConfig *config, int *ret)
         return 0;
 }
 
-int localsock_new(Loop *loop, const LocalsockConfig *config, const LocalsockOps *ops, void *userdata, Localsock **ret)
+int localsock_new(Loop *loop, const LocalsockConfig *config, const LocalsockOps *ops, void *userdata,
+                  Localsock **ret)
 {
         _cleanup_(localsock_freep) Localsock *l = calloc(1, sizeof(*l));
         if (!l)

@@ -249,7 +249,8 @@ static int run(const Options *o)
                 agent = agent_free(agent);
                 loop = loop_free(loop);
                 r = upgrade_execute();
-                log_error("The new program cannot be executed: %s", strerror(-r)); /* its watcher sees our end */
+                log_error("The new program cannot be executed: %s",
+                          strerror(-r)); /* its watcher sees our end */
                 return EXIT_FAILURE;
         }
         if (r < 0)

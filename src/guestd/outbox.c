@@ -129,7 +129,8 @@ static bool has_room(const Outbox *o, size_t n)
         return o->n < o->n_max && o->n_bytes + n <= OUTBOX_BYTES_MAX;
 }
 
-/* What an earlier guestd has left. Its own file, yet a disk's word: a record that is none ends the reading. */
+/* What an earlier guestd has left. Its own file, yet a disk's word: a record that is none ends the reading.
+ */
 static void outbox_load(Outbox *o)
 {
         _cleanup_free_ char *text = NULL;
@@ -145,7 +146,8 @@ static void outbox_load(Outbox *o)
                 size_t n_topic = load_le32(text + at + 8), n_payload = load_le32(text + at + 12);
                 char topic[TOPIC_MAX + 1];
                 at += RECORD_HEADER;
-                if (n_topic > TOPIC_MAX || n_payload > PAYLOAD_MAX || n - at < n_topic + n_payload || id <= o->last_id)
+                if (n_topic > TOPIC_MAX || n_payload > PAYLOAD_MAX || n - at < n_topic + n_payload ||
+                    id <= o->last_id)
                         return;
                 memcpy(topic, text + at, n_topic);
                 topic[n_topic] = 0;
@@ -155,7 +157,8 @@ static void outbox_load(Outbox *o)
         }
 }
 
-int outbox_new(Loop *loop, unsigned n_max, const char *path, const OutboxOps *ops, void *userdata, Outbox **ret)
+int outbox_new(Loop *loop, unsigned n_max, const char *path, const OutboxOps *ops, void *userdata,
+               Outbox **ret)
 {
         _cleanup_(outbox_freep) Outbox *o = calloc(1, sizeof(*o));
         if (!o)

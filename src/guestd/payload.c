@@ -57,7 +57,8 @@ static int base64_parse(const char *text, size_t n, uint8_t **ret, size_t *ret_n
 int payload_put(json_object *o, const void *data, size_t n)
 {
         bool is_text = n == 0 || (!memchr(data, 0, n) && name_is_utf8(data, n));
-        json_object *value = is_text ? json_object_new_string_len(n ? data : "", (int)n) : base64_format(data, n);
+        json_object *value =
+                is_text ? json_object_new_string_len(n ? data : "", (int)n) : base64_format(data, n);
         if (!value)
                 return -ENOMEM;
         if (json_object_object_add(o, is_text ? "text" : "data64", value) < 0) {
@@ -73,7 +74,8 @@ int payload_get(json_object *untrusted_o, uint8_t **ret_data, size_t *ret_n)
         bool has_text = json_object_object_get_ex(untrusted_o, "text", &text);
         bool has_data64 = json_object_object_get_ex(untrusted_o, "data64", &data64);
         json_object *value = has_text ? text : data64;
-        if ((has_text && has_data64) || ((has_text || has_data64) && !json_object_is_type(value, json_type_string)))
+        if ((has_text && has_data64) ||
+            ((has_text || has_data64) && !json_object_is_type(value, json_type_string)))
                 return -EBADMSG;
         const char *s = value ? json_object_get_string(value) : "";
         size_t n = value ? (size_t)json_object_get_string_len(value) : 0;

@@ -55,10 +55,12 @@ static void call_start(Processes *ps, uint64_t token, json_object *params)
                 made->detached = spec.detach;
                 made->tty = spec.tty;
                 made->command = TAKE(command);
-                made->user = spec.user ? escape_text(spec.user, strlen(spec.user), PROCESS_COMMAND_MAX) : NULL;
+                made->user =
+                        spec.user ? escape_text(spec.user, strlen(spec.user), PROCESS_COMMAND_MAX) : NULL;
         } else
                 json_object_put(argv);
-        if (!made || !made->argv || !made->command || (spec.user && !made->user) || processes_add(ps, made) < 0) {
+        if (!made || !made->argv || !made->command || (spec.user && !made->user) ||
+            processes_add(ps, made) < 0) {
                 reply_error(ps, token, WIRE_FAILED, "out of memory");
                 return;
         }
@@ -132,14 +134,16 @@ static json_object *process_describe(const Process *p)
         if (p->state == PROCESS_EXITED)
                 process_put_exit(p, o);
         if (p->dir) {
-                put(o, "stdout_lost", json_object_new_int64((int64_t)process_lost_bytes(p, SUPERVISOR_STDOUT)));
-                put(o, "stderr_lost", json_object_new_int64((int64_t)process_lost_bytes(p, SUPERVISOR_STDERR)));
+                put(o, "stdout_lost",
+                    json_object_new_int64((int64_t)process_lost_bytes(p, SUPERVISOR_STDOUT)));
+                put(o, "stderr_lost",
+                    json_object_new_int64((int64_t)process_lost_bytes(p, SUPERVISOR_STDERR)));
         }
         return o;
 }
 
-/* In pieces that fit a message: "next" is the "from" to go on with. Numbers, not places: what is dropped in between
- * moves nothing. */
+/* In pieces that fit a message: "next" is the "from" to go on with. Numbers, not places: what is dropped in
+ * between moves nothing. */
 static void call_list(Processes *ps, uint64_t token, json_object *params)
 {
         json_object *reply = json_object_new_object(), *list = json_object_new_array();

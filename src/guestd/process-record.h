@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * A process's record, shared by process.c (records, exits, descriptors), process-start.c (from a spec to a supervisor) and
- * process-call.c (the methods). Nobody else includes this.
+ * A process's record, shared by process.c (records, exits, descriptors), process-start.c (from a spec to a
+ * supervisor) and process-call.c (the methods). Nobody else includes this.
  */
 
 #include <sys/wait.h>
@@ -19,14 +19,14 @@ typedef enum ProcessState { PROCESS_STARTING, PROCESS_RUNNING, PROCESS_EXITED } 
 
 typedef struct Process {
         Processes *owner;
-        uint64_t serial;   /* ascending in the list */
+        uint64_t serial; /* ascending in the list */
         char *id, *command, *user;
         json_object *argv; /* cut at COMMAND_BYTES_MAX */
         char *dir;         /* detached: its job's directory */
         ProcessState state;
         bool detached, tty, has_timed_out, gave_stdio, gave_stderr;
         bool is_forgotten; /* the host has its exit */
-        uint64_t token; /* of process.start, while starting */
+        uint64_t token;    /* of process.start, while starting */
         pid_t pid;
         int wait_status;
         int control; /* the supervisor; -EBADF: it has ended */

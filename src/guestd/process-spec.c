@@ -90,7 +90,8 @@ static WireError argv_parse(json_object *params, char ***ret, const char **ret_w
 
 WireError process_size_parse(json_object *untrusted_params, uint16_t *ret_rows, uint16_t *ret_columns)
 {
-        int64_t rows = message_int(untrusted_params, "rows", 0), columns = message_int(untrusted_params, "columns", 0);
+        int64_t rows = message_int(untrusted_params, "rows", 0),
+                columns = message_int(untrusted_params, "columns", 0);
         if (rows < 0 || rows > UINT16_MAX || columns < 0 || columns > UINT16_MAX)
                 return WIRE_INVALID_ARGS;
         *ret_rows = (uint16_t)rows;

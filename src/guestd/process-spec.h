@@ -12,7 +12,7 @@
 #include "proto/wire-error.h"
 
 typedef struct ProcessSpec {
-        char **argv, **env; /* env: NAME=value */
+        char **argv, **env;    /* env: NAME=value */
         char *id, *cwd, *user; /* cwd, user: NULL: not given */
         uint64_t timeout_usec; /* USEC_INFINITY: none */
         uint16_t rows, columns;

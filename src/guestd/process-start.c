@@ -118,7 +118,8 @@ int process_fork(Process *p, const ProcessSpec *spec)
         _cleanup_close_ int ours = sockets[0], theirs = sockets[1];
 
         const int keep[] = { stdio[0], stdio[1], stdio[2], theirs, out, err };
-        pid_t pid = loop_fork(p->owner->loop, keep, ELEMENTSOF(keep) - 2 + (out >= 0) + (out >= 0 && err >= 0));
+        pid_t pid =
+                loop_fork(p->owner->loop, keep, ELEMENTSOF(keep) - 2 + (out >= 0) + (out >= 0 && err >= 0));
         if (pid < 0)
                 return (int)pid;
         if (pid == 0)

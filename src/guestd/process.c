@@ -42,8 +42,13 @@ Process *process_new(Processes *owner, const char *id)
         Process *p = malloc(sizeof(*p));
         if (!p)
                 return NULL;
-        *p = (Process){ .owner = owner, .id = strdup(id), .control = -EBADF, .in = -EBADF, .out = -EBADF,
-                        .err = -EBADF, .drop_at = USEC_INFINITY };
+        *p = (Process){ .owner = owner,
+                        .id = strdup(id),
+                        .control = -EBADF,
+                        .in = -EBADF,
+                        .out = -EBADF,
+                        .err = -EBADF,
+                        .drop_at = USEC_INFINITY };
         return p->id ? p : process_free(p);
 }
 
@@ -81,7 +86,8 @@ int processes_add(Processes *ps, Process *p)
         return 0;
 }
 
-/* Forgets a process whose command has ended; a supervisor that still waits for the tree leaves by its closed socket. */
+/* Forgets a process whose command has ended; a supervisor that still waits for the tree leaves by its closed
+ * socket. */
 static void processes_drop(Processes *ps, Process *p)
 {
         if (p->dir)
@@ -140,7 +146,8 @@ static void exit_tell(Process *p)
         json_object_put(o);
 }
 
-/* Once the command has ended and so has its supervisor, the record only waits for the host, and not for ever. */
+/* Once the command has ended and so has its supervisor, the record only waits for the host, and not for
+ * ever. */
 void process_settle(Process *p)
 {
         Processes *ps = p->owner;
@@ -187,7 +194,8 @@ void process_fail(Process *p, SupervisorStage stage, int error)
         int status = 0;
         switch (stage) {
         case SUPERVISOR_SETUP:
-                (void)snprintf(why, sizeof(why), "the guest could not start the process: %s", strerror(error));
+                (void)snprintf(why, sizeof(why), "the guest could not start the process: %s",
+                               strerror(error));
                 break;
         case SUPERVISOR_USER:
                 e = error == ENOENT ? WIRE_INVALID_ARGS : e;
@@ -201,23 +209,27 @@ void process_fail(Process *p, SupervisorStage stage, int error)
                 break;
         case SUPERVISOR_IDENTITY:
                 e = WIRE_PERMISSION_DENIED;
-                (void)snprintf(why, sizeof(why), "guestd cannot become user \"%s\": %s", p->user ?: "", strerror(error));
+                (void)snprintf(why, sizeof(why), "guestd cannot become user \"%s\": %s", p->user ?: "",
+                               strerror(error));
                 break;
         case SUPERVISOR_CWD:
                 e = WIRE_INVALID_PATH;
                 (void)snprintf(why, sizeof(why), "the working directory: %s", strerror(error));
                 break;
         case SUPERVISOR_EXEC: {
-                bool is_absent = error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
+                bool is_absent =
+                        error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
                 e = is_absent ? WIRE_NOT_FOUND : WIRE_PERMISSION_DENIED;
                 status = is_absent ? 127 : 126;
                 (void)snprintf(why, sizeof(why), "%s: %s", p->command, strerror(error));
                 break;
         }
         default:
-                (void)snprintf(why, sizeof(why), "the guest could not start the process: %s", strerror(error));
+                (void)snprintf(why, sizeof(why), "the guest could not start the process: %s",
+                               strerror(error));
         }
-        log_audit("exec", p->id, wire_error_to_string(e), "user=\"%s\" command=\"%s\"", p->user ?: "", p->command);
+        log_audit("exec", p->id, wire_error_to_string(e), "user=\"%s\" command=\"%s\"", p->user ?: "",
+                  p->command);
         json_object *o = message_error(e, "%s", why);
         if (o && status)
                 put(o, "exit_status", json_object_new_int(status));
@@ -234,8 +246,8 @@ static void process_started(Process *p, pid_t pid, uid_t uid)
         if (!is_news)
                 return; /* taken up from an earlier guestd */
         p->state = PROCESS_RUNNING;
-        log_audit("exec", p->id, "started", "user=\"%s\" uid=%u pid=%d command=\"%s\"", p->user ?: "", (unsigned)uid,
-                  (int)pid, p->command);
+        log_audit("exec", p->id, "started", "user=\"%s\" uid=%u pid=%d command=\"%s\"", p->user ?: "",
+                  (unsigned)uid, (int)pid, p->command);
         json_object *o = json_object_new_object();
         if (o)
                 put(o, "pid", json_object_new_int(pid));
@@ -269,7 +281,8 @@ static void process_lost(Process *p)
                 process_fail(p, SUPERVISOR_SETUP, EIO);
                 return;
         }
-        if (p->state == PROCESS_RUNNING) { /* its supervisor was killed, or said it to an earlier guestd only */
+        if (p->state ==
+            PROCESS_RUNNING) { /* its supervisor was killed, or said it to an earlier guestd only */
                 int wait_status;
                 bool has_timed_out;
                 tree_reap(p->id);
@@ -478,7 +491,8 @@ static int dirs_make(const char *path)
         return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-int processes_new(Loop *loop, const ProcessesConfig *config, const ProcessesOps *ops, void *userdata, Processes **ret)
+int processes_new(Loop *loop, const ProcessesConfig *config, const ProcessesOps *ops, void *userdata,
+                  Processes **ret)
 {
         _cleanup_(processes_freep) Processes *ps = calloc(1, sizeof(*ps));
         if (!ps)

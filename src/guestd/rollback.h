@@ -12,8 +12,9 @@
 
 #include "guestd/config.h"
 
-#define ROLLBACK_MARKER RUNTIME_DIR "/upgrade" /* holds the new program's digest until that one removes it  \
-                                                */
+#define ROLLBACK_MARKER                                                                                     \
+        RUNTIME_DIR "/upgrade" /* holds the new program's digest until that one removes it                  \
+                                */
 
 typedef struct Rollback {
         const char *program, *old_program; /* paths: the new one's place, and where the old one is kept */

@@ -39,7 +39,8 @@ static int segment_find(int dir_fd, const char *name, uint64_t from, uint64_t *r
         bool found = false;
         uint64_t best = 0, offset;
         for (struct dirent *entry; (entry = readdir(dir));)
-                if (segment_parse(entry->d_name, name, &offset) && offset >= from && (!found || offset < best)) {
+                if (segment_parse(entry->d_name, name, &offset) && offset >= from &&
+                    (!found || offset < best)) {
                         best = offset;
                         found = true;
                 }
@@ -177,12 +178,14 @@ ssize_t spool_reader_next(SpoolReader *r, void *buf, size_t n)
                         return -errno;
                 if (k == 0) {
                         uint64_t next;
-                        int e = r->fd < 0 ? 0 : segment_find(r->dir_fd, r->name, r->segment_start + 1, &next);
+                        int e = r->fd < 0 ? 0
+                                          : segment_find(r->dir_fd, r->name, r->segment_start + 1, &next);
                         if (e == -ENOENT)
                                 return 0;
                         if (e < 0)
                                 return e;
-                        /* The writer leaves a segment before it begins the next: what is in it now is all of it. */
+                        /* The writer leaves a segment before it begins the next: what is in it now is all of
+                         * it. */
                         k = r->fd < 0 ? 0 : read(r->fd, buf, n);
                         if (k < 0)
                                 return -errno;

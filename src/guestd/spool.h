@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * The kept output of a detached process: segments NAME.<offset, 16 hex digits> in its job's directory, the oldest of
- * which go when there is too much. The supervisor writes, any number of followers read, each a process of its own. A
- * reader sees every byte that is still there, once and in order, and a line that says how many are gone where they are.
+ * The kept output of a detached process: segments NAME.<offset, 16 hex digits> in its job's directory, the
+ * oldest of which go when there is too much. The supervisor writes, any number of followers read, each a
+ * process of its own. A reader sees every byte that is still there, once and in order, and a line that says
+ * how many are gone where they are.
  */
 
 #include <stddef.h>
@@ -17,7 +18,7 @@
 typedef struct Spool {
         int dir_fd; /* borrowed */
         const char *name;
-        int fd; /* the segment being written; -EBADF: none yet */
+        int fd;                             /* the segment being written; -EBADF: none yet */
         uint64_t start, end, segment_start; /* offsets in the whole output */
         uint64_t n_max;
 } Spool;

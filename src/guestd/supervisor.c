@@ -280,7 +280,8 @@ static int supervisor_turn(Supervisor *s)
         struct pollfd fds[CLIENTS + CLIENTS_MAX];
         size_t n_clients = s->n_clients;
         fds[SIGNALS] = (struct pollfd){ .fd = s->signal_fd, .events = POLLIN };
-        fds[LISTENER] = (struct pollfd){ .fd = n_clients < CLIENTS_MAX ? s->listener : -1, .events = POLLIN };
+        fds[LISTENER] =
+                (struct pollfd){ .fd = n_clients < CLIENTS_MAX ? s->listener : -1, .events = POLLIN };
         for (int i = 0; i < 2; i++)
                 fds[OUTPUT + i] = (struct pollfd){ .fd = s->output[i], .events = POLLIN };
         for (size_t i = 0; i < n_clients; i++)
@@ -315,7 +316,8 @@ static int listener_open(const char *job_dir)
         if (n < 0 || (size_t)n >= sizeof(address.sun_path))
                 return -ENAMETOOLONG;
         _cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, CLIENTS_MAX) < 0)
+        if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+            listen(fd, CLIENTS_MAX) < 0)
                 return -errno;
         return TAKE_FD(fd);
 }

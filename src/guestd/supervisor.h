@@ -2,13 +2,13 @@
 #pragma once
 
 /*
- * The parent of one command: a forked child of guestd that is the subreaper of everything the command starts, ends that
- * tree when told, in time, or when guestd is gone, and pumps a detached command's output into its spool. A detached
- * one outlives guestd and is found again by the socket in its job's directory.
+ * The parent of one command: a forked child of guestd that is the subreaper of everything the command
+ * starts, ends that tree when told, in time, or when guestd is gone, and pumps a detached command's output
+ * into its spool. A detached one outlives guestd and is found again by the socket in its job's directory.
  *
- * After the command has ended by itself, what it has left running is its own affair, as with ssh: only as long as
- * something in its tree holds an output open is the job not over, and can be killed or run out of time. Then the
- * supervisor leaves.
+ * After the command has ended by itself, what it has left running is its own affair, as with ssh: only as
+ * long as something in its tree holds an output open is the job not over, and can be killed or run out of
+ * time. Then the supervisor leaves.
  */
 
 #include <stdbool.h>
@@ -26,26 +26,28 @@
 
 /* What went wrong before the command ran. */
 typedef enum SupervisorStage {
-        SUPERVISOR_SETUP,   /* fork, memory, a pty */
-        SUPERVISOR_USER,    /* no such user */
-        SUPERVISOR_POLICY,  /* not allowed: EPERM the user, EACCES the command */
+        SUPERVISOR_SETUP,    /* fork, memory, a pty */
+        SUPERVISOR_USER,     /* no such user */
+        SUPERVISOR_POLICY,   /* not allowed: EPERM the user, EACCES the command */
         SUPERVISOR_IDENTITY, /* setuid(2) and its kin */
         SUPERVISOR_CWD,
         SUPERVISOR_EXEC,
 } SupervisorStage;
 
-/* Words on the control socket (SOCK_SEQPACKET, one a packet). Layout and numbers outlive an upgrade of guestd: only add. */
+/* Words on the control socket (SOCK_SEQPACKET, one a packet). Layout and numbers outlive an upgrade of
+ * guestd: only add. */
 typedef enum SupervisorWordType {
         SUPERVISOR_STARTED = 1, /* a: pid, b: uid */
         SUPERVISOR_FAILED,      /* a: SupervisorStage, b: errno */
         SUPERVISOR_EXITED,      /* a: wait status, b: 1 if the time was over */
         SUPERVISOR_MORE,        /* to followers: the spool has grown */
         SUPERVISOR_STATE = 16,  /* guestd: tell STARTED or EXITED, now and later */
-        SUPERVISOR_FOLLOW,      /* a follower: a: 0 stdout, 1 stderr; the socket is closed when that output has ended */
-        SUPERVISOR_SIGNAL,      /* a: signal, b: to all of the tree. SIGTERM to all is followed by SIGKILL; SIGKILL to all
-                                   leaves none */
-        SUPERVISOR_RESIZE,      /* a: rows, b: columns */
-        SUPERVISOR_RELEASE,     /* the host knows the exit and has done with the job */
+        SUPERVISOR_FOLLOW,  /* a follower: a: 0 stdout, 1 stderr; the socket is closed when that output has
+                               ended */
+        SUPERVISOR_SIGNAL,  /* a: signal, b: to all of the tree. SIGTERM to all is followed by SIGKILL;
+                               SIGKILL to all  leaves none */
+        SUPERVISOR_RESIZE,  /* a: rows, b: columns */
+        SUPERVISOR_RELEASE, /* the host knows the exit and has done with the job */
 } SupervisorWordType;
 
 typedef struct SupervisorWord {
@@ -57,25 +59,27 @@ typedef struct SupervisorWord {
 typedef struct SupervisorSpec {
         const char *id;
         char **argv;
-        char **env;       /* NAME=value, over the login environment; NULL: none */
-        const char *user; /* NULL: guestd's own, and cwd "/" */
-        const char *cwd;  /* NULL: the home of user */
+        char **env;                             /* NAME=value, over the login environment; NULL: none */
+        const char *user;                       /* NULL: guestd's own, and cwd "/" */
+        const char *cwd;                        /* NULL: the home of user */
         uint64_t timeout_usec, kill_grace_usec; /* USEC_INFINITY: none */
         const Policy *policy;
-        int stdio[3];             /* the command's ends; with a tty the slave, thrice the same; closed after the fork */
+        int stdio[3]; /* the command's ends; with a tty the slave, thrice the same; closed after the fork */
         const Terminal *terminal; /* NULL: no tty */
         bool detach;
-        int output[2];            /* detached: the other ends of stdout and stderr; -EBADF: none */
-        const char *job_dir;      /* detached: exists */
+        int output[2];       /* detached: the other ends of stdout and stderr; -EBADF: none */
+        const char *job_dir; /* detached: exists */
         uint64_t spool_bytes;
-        int control_fd;           /* to guestd */
+        int control_fd; /* to guestd */
 } SupervisorSpec;
 
 /* In a child of loop_fork(). */
 _Noreturn void supervisor_run(const SupervisorSpec *spec);
 
-/* Connects to the socket in a job's directory. The fd (nonblocking), or -errno: ENOENT, ECONNREFUSED: it has ended. */
+/* Connects to the socket in a job's directory. The fd (nonblocking), or -errno: ENOENT, ECONNREFUSED: it has
+ * ended. */
 int supervisor_connect(const char *job_dir);
-int supervisor_say(int fd, SupervisorWordType type, int32_t a, int32_t b); /* 0, -errno; never blocks, no SIGPIPE */
+int supervisor_say(int fd, SupervisorWordType type, int32_t a,
+                   int32_t b); /* 0, -errno; never blocks, no SIGPIPE */
 /* In a child of loop_fork(): copies a spool to out_fd from its start until the output has ended. */
 _Noreturn void supervisor_follow(const char *job_dir, bool is_stderr, int out_fd);

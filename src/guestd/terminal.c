@@ -54,7 +54,8 @@ int terminal_enter(int slave, uid_t uid)
 {
         if (ioctl(slave, TIOCSCTTY, 0) < 0)
                 return -errno;
-        /* The group is devpts' choice (gid=). A devpts of another user namespace refuses: the terminal works all the same. */
+        /* The group is devpts' choice (gid=). A devpts of another user namespace refuses: the terminal works
+         * all the same. */
         IGNORE(fchown(slave, uid, GID_KEEP));
         (void)fchmod(slave, 0620);
         return 0;

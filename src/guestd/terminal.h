@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * Pseudo-terminals, see pty(7). The master goes to whoever carries the stream and to nobody else, so that its end hangs the
- * terminal up; resizing therefore works on the slave, by path, while it is still its session's terminal.
+ * Pseudo-terminals, see pty(7). The master goes to whoever carries the stream and to nobody else, so that
+ * its end hangs the terminal up; resizing therefore works on the slave, by path, while it is still its
+ * session's terminal.
  */
 
 #include <stdint.h>
@@ -23,6 +24,6 @@ int terminal_open(uint16_t rows, uint16_t columns, Terminal *ret);
 void terminal_done(Terminal *t);
 /* Child, a session leader: makes the slave its controlling terminal, owned by that user. */
 int terminal_enter(int slave, uid_t uid);
-/* A dimension of 0 stays as it is. leader: the session's, a child of the caller's that was not waited for yet. 0; -ENOTTY:
- * it is not its terminal any more; -errno. */
+/* A dimension of 0 stays as it is. leader: the session's, a child of the caller's that was not waited for
+ * yet. 0; -ENOTTY: it is not its terminal any more; -errno. */
 int terminal_resize(const Terminal *t, pid_t leader, uint16_t rows, uint16_t columns);

@@ -64,7 +64,9 @@ static int member_read(pid_t pid, Member *ret)
                 if (field == 4)
                         ppid = value;
         }
-        *ret = (Member){ .pid = pid, .ppid = (pid_t)ppid, .started = value, .is_dead = state == 'Z' || state == 'X' };
+        *ret = (Member){
+                .pid = pid, .ppid = (pid_t)ppid, .started = value, .is_dead = state == 'Z' || state == 'X'
+        };
         return 0;
 }
 
@@ -292,7 +294,8 @@ void tree_enter(const Tree *t)
                 (void)cgroup_write(t->cgroup, "cgroup.procs", "0");
 }
 
-static void cgroup_each(const char *cgroup, void (*each)(const char *pid, const char *userdata), const char *userdata)
+static void cgroup_each(const char *cgroup, void (*each)(const char *pid, const char *userdata),
+                        const char *userdata)
 {
         _cleanup_free_ char *path = NULL, *pids = NULL;
         if (asprintf(&path, "%s/cgroup.procs", cgroup) < 0) {

@@ -49,7 +49,8 @@ static int number_parse(const char *s, unsigned *ret)
         return 0;
 }
 
-/* passwd(5): name:password:uid:gid:comment:home:shell. 1: filled; 0: a line of another kind. Cuts the line up. */
+/* passwd(5): name:password:uid:gid:comment:home:shell. 1: filled; 0: a line of another kind. Cuts the line
+ * up. */
 static int passwd_line_parse(char *line, User *ret)
 {
         char *fields[7];
@@ -164,7 +165,8 @@ static int find(const char *name, const uid_t *uid, User *ret)
 static int name_check(const char *name)
 {
         size_t n = strlen(name);
-        bool good = n > 0 && n <= USERS_NAME_MAX && *name != '-' && !strpbrk(name, ":\n/") && name_is_utf8(name, n);
+        bool good = n > 0 && n <= USERS_NAME_MAX && *name != '-' && !strpbrk(name, ":\n/") &&
+                    name_is_utf8(name, n);
         return good ? 0 : -EINVAL;
 }
 
@@ -185,7 +187,8 @@ int users_find(const char *untrusted_name, User *ret)
 /* An initramfs may have no passwd at all; it has root. */
 static int user_root(User *ret)
 {
-        _cleanup_(user_done) User u = { .name = strdup("root"), .home = strdup("/"), .shell = strdup("/bin/sh") };
+        _cleanup_(user_done)
+                User u = { .name = strdup("root"), .home = strdup("/"), .shell = strdup("/bin/sh") };
         if (!u.name || !u.home || !u.shell)
                 return -ENOMEM;
         int r = groups_load(&u);
@@ -280,7 +283,8 @@ int users_find_slow(const char *untrusted_name, User *ret)
         r = groups_load(&u);
         if (r < 0)
                 return r;
-        if (name_check(u.name) >= 0 && ask((const char *const[]){ "id", "-G", u.name, NULL }, &groups) >= 0) {
+        if (name_check(u.name) >= 0 &&
+            ask((const char *const[]){ "id", "-G", u.name, NULL }, &groups) >= 0) {
                 char *rest = groups;
                 unsigned gid;
                 for (char *word; (word = strsep(&rest, " "));)
@@ -320,9 +324,15 @@ char **users_environment(const User *u, bool tty, char *const *extra)
         if (!own_path || !*own_path)
                 own_path = u->uid == 0 ? PATH_DEFAULT_ROOT : PATH_DEFAULT;
         const char *const base[][2] = {
-                { "HOME", u->home },       { "USER", u->name },  { "LOGNAME", u->name },
-                { "SHELL", u->shell },     { "PATH", own_path }, { "LANG", getenv("LANG") },
-                { "LC_ALL", getenv("LC_ALL") }, { "TZ", getenv("TZ") }, { "TERM", tty ? "xterm" : NULL },
+                { "HOME", u->home },
+                { "USER", u->name },
+                { "LOGNAME", u->name },
+                { "SHELL", u->shell },
+                { "PATH", own_path },
+                { "LANG", getenv("LANG") },
+                { "LC_ALL", getenv("LC_ALL") },
+                { "TZ", getenv("TZ") },
+                { "TERM", tty ? "xterm" : NULL },
         };
         size_t n = 0, n_extra = 0;
         while (extra && extra[n_extra])

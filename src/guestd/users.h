@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Users and groups of this guest, by name or number. Reads /etc/passwd and /etc/group itself: a static glibc has no NSS.
- * What is not there is asked of getent(1) and id(1), which may block: only users_find_slow() does that, and only
- * children call it.
+ * Users and groups of this guest, by name or number. Reads /etc/passwd and /etc/group itself: a static glibc
+ * has no NSS. What is not there is asked of getent(1) and id(1), which may block: only users_find_slow()
+ * does that, and only children call it.
  */
 
 #include <stdbool.h>
@@ -30,7 +30,8 @@ int users_find_group(const char *name, gid_t *ret);
 /* For tests: another root than "/" for the two files. NULL: back. */
 void users_set_files(const char *passwd, const char *group);
 
-/* The environment of a login: HOME USER LOGNAME SHELL PATH, LANG and TZ if guestd has them, TERM with a tty; then `extra`
- * (NAME=value), which wins. NULL-terminated, malloc'ed, free with users_environment_free(). NULL: no memory. */
+/* The environment of a login: HOME USER LOGNAME SHELL PATH, LANG and TZ if guestd has them, TERM with a tty;
+ * then `extra` (NAME=value), which wins. NULL-terminated, malloc'ed, free with users_environment_free().
+ * NULL: no memory. */
 char **users_environment(const User *u, bool tty, char *const *extra);
 char **users_environment_free(char **env);

@@ -130,7 +130,8 @@ static void assign_guests(Parse *p, unsigned line, const char *value)
                 }
         *out = NULL;
         if (!p->action->guests[0])
-                complain(p, line, "Guests= names no guest: give globs on the name, or uuid:…, separated by ';'");
+                complain(p, line,
+                         "Guests= names no guest: give globs on the name, or uuid:…, separated by ';'");
 }
 
 static void assign_on(Parse *p, unsigned line, const char *value)
@@ -190,7 +191,10 @@ static void assign_action(Parse *p, unsigned line, const char *key, const char *
                 else
                         a->n_retries = (unsigned)n;
         } else
-                complain(p, line, "[Action] has no key %s=: it has Description, Guests, On, Once, Timeout and Retries", key);
+                complain(
+                        p, line,
+                        "[Action] has no key %s=: it has Description, Guests, On, Once, Timeout and Retries",
+                        key);
 }
 
 static void assign_paths(Parse *p, ActionStep *s, unsigned line, const char *value)
@@ -198,14 +202,16 @@ static void assign_paths(Parse *p, ActionStep *s, unsigned line, const char *val
         const char *colon = strstr(value, ":/");
 
         if (value[0] != '/' || !colon) {
-                complain(p, line, "[Step %s]: %s takes two absolute paths with a colon between them, not '%s'", s->name,
-                         s->verb == STEP_PUSH ? "Push=HOST:GUEST" : "Pull=GUEST:HOST", value);
+                complain(p, line,
+                         "[Step %s]: %s takes two absolute paths with a colon between them, not '%s'",
+                         s->name, s->verb == STEP_PUSH ? "Push=HOST:GUEST" : "Pull=GUEST:HOST", value);
                 return;
         }
         s->from = g_strndup(value, (gsize)(colon - value));
         s->to = g_strdup(colon + 1);
         if (!name_is_absolute_path(s->from) || !name_is_absolute_path(s->to))
-                complain(p, line, "[Step %s]: a path may not have empty, '.' or '..' components: '%s'", s->name, value);
+                complain(p, line, "[Step %s]: a path may not have empty, '.' or '..' components: '%s'",
+                         s->name, value);
 }
 
 static void assign_message(Parse *p, ActionStep *s, unsigned line, const char *value)
@@ -223,7 +229,8 @@ static void assign_message(Parse *p, ActionStep *s, unsigned line, const char *v
 static void assign_verb(Parse *p, ActionStep *s, unsigned line, StepVerb verb, const char *value)
 {
         if (s->has_verb) {
-                complain(p, line, "[Step %s] has a verb already: one of Push, Pull, Run, Send, Call a step", s->name);
+                complain(p, line, "[Step %s] has a verb already: one of Push, Pull, Run, Send, Call a step",
+                         s->name);
                 return;
         }
         s->has_verb = true;
@@ -249,9 +256,10 @@ static void assign_verb(Parse *p, ActionStep *s, unsigned line, StepVerb verb, c
 
 static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const char *key, const char *value)
 {
-        char **text = str_eq(key, "Owner") ? &s->owner : str_eq(key, "User") ? &s->user :
-                      str_eq(key, "WorkingDirectory")                        ? &s->cwd :
-                                                                               NULL;
+        char **text = str_eq(key, "Owner")              ? &s->owner
+                      : str_eq(key, "User")             ? &s->user
+                      : str_eq(key, "WorkingDirectory") ? &s->cwd
+                                                        : NULL;
         guint64 mode;
 
         if (text) {
@@ -261,12 +269,14 @@ static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const cha
                         complain(p, line, "[Step %s]: WorkingDirectory= takes an absolute path", s->name);
         } else if (str_eq(key, "Overwrite")) {
                 if (!str_eq(value, "replace") && !str_eq(value, "fail") && !str_eq(value, "update"))
-                        complain(p, line, "[Step %s]: Overwrite=%s: it must be replace, fail or update", s->name, value);
+                        complain(p, line, "[Step %s]: Overwrite=%s: it must be replace, fail or update",
+                                 s->name, value);
                 g_free(s->overwrite);
                 s->overwrite = g_strdup(value);
         } else if (str_eq(key, "Mode")) {
                 if (!g_ascii_string_to_unsigned(value, 8, 0, 07777, &mode, NULL))
-                        complain(p, line, "[Step %s]: Mode=%s: it must be octal, such as 0644", s->name, value);
+                        complain(p, line, "[Step %s]: Mode=%s: it must be octal, such as 0644", s->name,
+                                 value);
                 else
                         s->mode = (uint32_t)mode;
         } else if (str_eq(key, "Preserve")) {
@@ -284,10 +294,12 @@ static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const cha
                         complain(p, line, "[Step %s]: Environment=: %s", s->name, error->message);
                 for (gint i = 0; i < n; i++)
                         if (!strchr(s->env[i], '=') || s->env[i][0] == '=')
-                                complain(p, line, "[Step %s]: Environment= takes NAME=VALUE, not '%s'", s->name, s->env[i]);
+                                complain(p, line, "[Step %s]: Environment= takes NAME=VALUE, not '%s'",
+                                         s->name, s->env[i]);
         } else
                 complain(p, line,
-                         "[Step %s] has no key %s=: it has Push, Pull, Run, Send, Call, Mode, Owner, Preserve, Overwrite, "
+                         "[Step %s] has no key %s=: it has Push, Pull, Run, Send, Call, Mode, Owner, "
+                         "Preserve, Overwrite, "
                          "User, WorkingDirectory, Environment and Timeout",
                          s->name, key);
 }
@@ -338,7 +350,8 @@ static void on_complain(void *userdata, const char *file, unsigned line, const c
         complain(userdata, line, "%s", why);
 }
 
-int action_parse(const char *file, const char *text, size_t n, ActionComplain complaints, void *userdata, Action **ret)
+int action_parse(const char *file, const char *text, size_t n, ActionComplain complaints, void *userdata,
+                 Action **ret)
 {
         Action *a = g_new0(Action, 1);
         Parse p = { .action = a, .complain = complaints, .userdata = userdata };
@@ -359,11 +372,14 @@ int action_parse(const char *file, const char *text, size_t n, ActionComplain co
                 complain(&p, 0, "there is no [Step NAME]");
         for (size_t i = 0; i < a->n_steps; i++) {
                 if (!a->steps[i].has_verb)
-                        complain(&p, a->steps[i].line, "[Step %s] has no verb: one of Push, Pull, Run, Send, Call",
-                                 a->steps[i].name);
-                else if (a->on == ACTION_ON_STOPPED && (a->steps[i].verb == STEP_PULL || a->steps[i].verb == STEP_CALL))
                         complain(&p, a->steps[i].line,
-                                 "[Step %s]: a guest that has stopped has no answer: On=stopped takes Push, Run and Send, which "
+                                 "[Step %s] has no verb: one of Push, Pull, Run, Send, Call",
+                                 a->steps[i].name);
+                else if (a->on == ACTION_ON_STOPPED &&
+                         (a->steps[i].verb == STEP_PULL || a->steps[i].verb == STEP_CALL))
+                        complain(&p, a->steps[i].line,
+                                 "[Step %s]: a guest that has stopped has no answer: On=stopped takes Push, "
+                                 "Run and Send, which "
                                  "are queued for its next start",
                                  a->steps[i].name);
         }
@@ -388,7 +404,8 @@ int action_load(const char *file, ActionComplain complaints, void *userdata, Act
 bool action_is_for(const Action *a, const char *name, const char *uuid)
 {
         for (char **g = a->guests; *g; g++)
-                if (g_str_has_prefix(*g, "uuid:") ? g_ascii_strcasecmp(*g + 5, uuid) == 0 : fnmatch(*g, name, 0) == 0)
+                if (g_str_has_prefix(*g, "uuid:") ? g_ascii_strcasecmp(*g + 5, uuid) == 0
+                                                  : fnmatch(*g, name, 0) == 0)
                         return true;
         return false;
 }

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * One *.action file: what it says and which guests it is for. Pure: text in, a struct and complaints out. When and how it
- * is carried out is actions.c's business.
+ * One *.action file: what it says and which guests it is for. Pure: text in, a struct and complaints out.
+ * When and how it is carried out is actions.c's business.
  */
 
 #include <stdbool.h>
@@ -16,26 +16,26 @@ typedef enum StepVerb { STEP_PUSH, STEP_PULL, STEP_RUN, STEP_SEND, STEP_CALL } S
 
 typedef struct ActionStep {
         char *name;
-        unsigned line;       /* of its first key */
+        unsigned line; /* of its first key */
         bool has_verb;
         StepVerb verb;
-        char *from, *to;     /* Push=HOST:GUEST, Pull=GUEST:HOST */
-        char **argv;         /* Run= */
-        char *topic, *text;  /* Send=TOPIC TEXT, Call=TOPIC TEXT; text may be empty */
-        uint32_t mode;       /* UINT32_MAX: the source's */
+        char *from, *to;                      /* Push=HOST:GUEST, Pull=GUEST:HOST */
+        char **argv;                          /* Run= */
+        char *topic, *text;                   /* Send=TOPIC TEXT, Call=TOPIC TEXT; text may be empty */
+        uint32_t mode;                        /* UINT32_MAX: the source's */
         char *owner, *overwrite, *user, *cwd; /* NULL */
         bool preserve;
-        char **env;          /* K=V, NULL-terminated; NULL */
+        char **env;            /* K=V, NULL-terminated; NULL */
         uint64_t timeout_usec; /* 0: the action's */
 } ActionStep;
 
 typedef struct Action {
-        char *name;          /* file name without ".action" */
+        char *name; /* file name without ".action" */
         char *file;
         char *description;
-        char **guests;       /* globs and uuid:… */
+        char **guests; /* globs and uuid:… */
         ActionOn on;
-        char *topic;         /* ACTION_ON_MESSAGE */
+        char *topic; /* ACTION_ON_MESSAGE */
         ActionOnce once;
         uint64_t timeout_usec; /* of one attempt of one step */
         unsigned n_retries;
@@ -45,8 +45,10 @@ typedef struct Action {
 
 typedef void (*ActionComplain)(void *userdata, const char *file, unsigned line, const char *why);
 
-/* 0 and *ret; -EINVAL: the file has an error and is not used (every error was told, with its line); -errno. */
-int action_parse(const char *file, const char *text, size_t n, ActionComplain complain, void *userdata, Action **ret);
+/* 0 and *ret; -EINVAL: the file has an error and is not used (every error was told, with its line); -errno.
+ */
+int action_parse(const char *file, const char *text, size_t n, ActionComplain complain, void *userdata,
+                 Action **ret);
 int action_load(const char *file, ActionComplain complain, void *userdata, Action **ret);
 Action *action_free(Action *a);
 bool action_is_for(const Action *a, const char *name, const char *uuid);
@@ -54,5 +56,6 @@ bool action_is_for(const Action *a, const char *name, const char *uuid);
 const char *action_on_to_string(const Action *a);
 const char *action_once_to_string(ActionOnce once);
 const char *step_verb_to_string(StepVerb v);
-/* Where the files are, later ones over earlier ones, NULL-terminated; g_strfreev(), or free() each and all. */
+/* Where the files are, later ones over earlier ones, NULL-terminated; g_strfreev(), or free() each and all.
+ */
 char **action_directories(bool user);

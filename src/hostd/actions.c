@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A run is one action for one guest. It has a number, by which whatever ends later finds it again, or not: a step whose time
- * was over is left behind by counting on. What was done is marked when the last step has succeeded.
+ * A run is one action for one guest. It has a number, by which whatever ends later finds it again, or not: a
+ * step whose time was over is left behind by counting on. What was done is marked when the last step has
+ * succeeded.
  */
 
 #include "hostd/actions.h"
@@ -42,12 +43,12 @@ typedef struct Result {
 typedef struct Run {
         Actions *actions;
         Loaded *loaded;
-        uint32_t id;       /* another one for each attempt */
+        uint32_t id; /* another one for each attempt */
         char *guest_uuid, *guest_name;
         size_t step;
         unsigned n_failures;
-        uint32_t job;      /* of a transfer; 0 */
-        LoopTimer *timer;  /* the attempt's time, or the pause before the next */
+        uint32_t job;     /* of a transfer; 0 */
+        LoopTimer *timer; /* the attempt's time, or the pause before the next */
         enum { RUN_PENDING, RUN_AWAITS_READY, RUN_STEP, RUN_PAUSE } state;
 } Run;
 
@@ -145,10 +146,11 @@ static void run_end(Run *run, const char *why)
         const char *boot = g_hash_table_lookup(as->boots, uuid);
 
         if (why)
-                log_guest(LOG_WARNING, uuid, run->guest_name, 0, "Action %s (%s) for guest %s failed: %.*s", a->name, a->file,
-                          run->guest_name, REASON_SHOWN, why);
+                log_guest(LOG_WARNING, uuid, run->guest_name, 0, "Action %s (%s) for guest %s failed: %.*s",
+                          a->name, a->file, run->guest_name, REASON_SHOWN, why);
         else {
-                log_guest(LOG_INFO, uuid, run->guest_name, 0, "Action %s for guest %s is done", a->name, run->guest_name);
+                log_guest(LOG_INFO, uuid, run->guest_name, 0, "Action %s for guest %s is done", a->name,
+                          run->guest_name);
                 if (a->once != ACTION_ONCE_ALWAYS && jobs_store(as->jobs))
                         store_mark_done(jobs_store(as->jobs), a->name, uuid, boot ? boot : "");
         }
@@ -215,13 +217,15 @@ static void on_ran(void *userdata, WireError error, const char *text, const RunR
                 size_t n = MIN(r->n_err, (size_t)REASON_SHOWN);
                 g_autofree char *said = g_strndup(n > 0 ? (const char *)r->err : "", n);
                 g_autofree char *shown = job_text(g_strchomp(said));
-                g_autofree char *why = g_strdup_printf("exit status %d%s%s", r->exit_status, *shown ? ": " : "", shown);
+                g_autofree char *why =
+                        g_strdup_printf("exit status %d%s%s", r->exit_status, *shown ? ": " : "", shown);
                 step_failed(run, why);
         } else
                 step_done(run);
 }
 
-static void on_delivered(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n)
+static void on_delivered(void *userdata, WireError error, const char *text, uint64_t id,
+                         const uint8_t *reply, size_t n)
 {
         Run *run = run_find(userdata);
 
@@ -257,8 +261,8 @@ static void step_transfer(Run *run, Guest *g, const ActionStep *s, bool queue, v
                 queue_push(as->queue, g, as->caller, s->from, s->to, &o, &(QueueOptions){}, on_queued, ref);
                 return;
         }
-        if (transfer_start(as->jobs, is_push ? JOB_PUSH : JOB_PULL, g, as->caller, is_push ? s->from : s->to, -1,
-                           is_push ? s->to : s->from, &o, &j, &text) != WIRE_OK) {
+        if (transfer_start(as->jobs, is_push ? JOB_PUSH : JOB_PULL, g, as->caller, is_push ? s->from : s->to,
+                           -1, is_push ? s->to : s->from, &o, &j, &text) != WIRE_OK) {
                 step_failed(run, text);
                 return;
         }
@@ -289,7 +293,8 @@ static void step_begin(Run *run)
                 return;
         }
         run->state = RUN_STEP;
-        loop_timer_set(run->timer, timeout < USEC_INFINITY - fs_now_usec() ? fs_now_usec() + timeout : USEC_INFINITY, 0);
+        loop_timer_set(run->timer,
+                       timeout < USEC_INFINITY - fs_now_usec() ? fs_now_usec() + timeout : USEC_INFINITY, 0);
         switch (s->verb) {
         case STEP_PUSH:
         case STEP_PULL:
@@ -297,19 +302,20 @@ static void step_begin(Run *run)
                 break;
         case STEP_RUN:
                 if (queue)
-                        queue_command(as->queue, g, as->caller, (const char *const *)s->argv, &exec, &(QueueOptions){}, on_queued,
-                                      ref);
+                        queue_command(as->queue, g, as->caller, (const char *const *)s->argv, &exec,
+                                      &(QueueOptions){}, on_queued, ref);
                 else
                         exec_run(as->jobs, g, as->caller, (const char *const *)s->argv, &exec, on_ran, ref);
                 break;
         case STEP_SEND:
         case STEP_CALL:
                 if (queue)
-                        queue_message(as->queue, g, as->caller, false, s->topic, s->text, strlen(s->text), &(QueueOptions){},
-                                      on_queued, ref);
+                        queue_message(as->queue, g, as->caller, false, s->topic, s->text, strlen(s->text),
+                                      &(QueueOptions){}, on_queued, ref);
                 else
-                        delivery_send(as->jobs, g, as->caller, s->verb == STEP_CALL, s->topic, s->text, strlen(s->text),
-                                      &(DeliveryOptions){ .timeout_usec = timeout }, on_delivered, ref);
+                        delivery_send(as->jobs, g, as->caller, s->verb == STEP_CALL, s->topic, s->text,
+                                      strlen(s->text), &(DeliveryOptions){ .timeout_usec = timeout },
+                                      on_delivered, ref);
                 break;
         }
 }
@@ -346,7 +352,10 @@ static bool was_done(const Actions *as, const Action *a, const char *uuid)
 
         if (a->once == ACTION_ONCE_ALWAYS || !jobs_store(as->jobs))
                 return false;
-        return store_was_done(jobs_store(as->jobs), a->name, uuid, a->once == ACTION_ONCE_GUEST ? NULL : boot ? boot : "");
+        return store_was_done(jobs_store(as->jobs), a->name, uuid,
+                              a->once == ACTION_ONCE_GUEST ? NULL
+                              : boot                       ? boot
+                                                           : "");
 }
 
 /* The head of the line begins, or goes on waiting. */
@@ -363,11 +372,16 @@ static void advance(Actions *as, const char *uuid)
         if (a->on == ACTION_ON_STARTED && g && guest_state(g) != GUEST_READY) {
                 if (run->state == RUN_PENDING) {
                         run->state = RUN_AWAITS_READY;
-                        loop_timer_set(run->timer, a->timeout_usec < USEC_INFINITY - fs_now_usec() ? fs_now_usec() + a->timeout_usec : USEC_INFINITY, 0);
+                        loop_timer_set(run->timer,
+                                       a->timeout_usec < USEC_INFINITY - fs_now_usec()
+                                               ? fs_now_usec() + a->timeout_usec
+                                               : USEC_INFINITY,
+                                       0);
                 }
                 return;
         }
-        if (was_done(as, a, uuid)) { /* by the boot id, which a guest that was only started had not told yet */
+        if (was_done(as, a,
+                     uuid)) { /* by the boot id, which a guest that was only started had not told yet */
                 g_queue_pop_head(line);
                 run_free(run);
                 if (g_queue_is_empty(line))
@@ -397,7 +411,8 @@ static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
                 const Action *a = l->action;
                 GQueue *line = g_hash_table_lookup(as->lines, uuid);
 
-                if (a->on != on || (topic && !str_eq(a->topic, topic)) || !action_is_for(a, guest_domain(g)->name, uuid))
+                if (a->on != on || (topic && !str_eq(a->topic, topic)) ||
+                    !action_is_for(a, guest_domain(g)->name, uuid))
                         continue;
                 if (on != ACTION_ON_STARTED && was_done(as, a, uuid))
                         continue;
@@ -408,7 +423,10 @@ static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
                         g_hash_table_insert(as->lines, g_strdup(uuid), line);
                 }
                 Run *run = g_new0(Run, 1);
-                *run = (Run){ .actions = as, .loaded = l, .guest_uuid = g_strdup(uuid), .guest_name = g_strdup(guest_name(g)) };
+                *run = (Run){ .actions = as,
+                              .loaded = l,
+                              .guest_uuid = g_strdup(uuid),
+                              .guest_name = g_strdup(guest_name(g)) };
                 run->timer = loop_timer_new(loop_default(), on_timer, run);
                 l->n_refs++;
                 (void)run_renew(run);
@@ -457,9 +475,9 @@ static void watch(Actions *as, const char *directory)
 {
         g_autofree char *parent = g_path_get_dirname(directory);
 
-        if (as->inotify_fd >= 0 &&
-            inotify_add_watch(as->inotify_fd, directory,
-                              IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ONLYDIR) < 0)
+        if (as->inotify_fd >= 0 && inotify_add_watch(as->inotify_fd, directory,
+                                                     IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM |
+                                                             IN_MOVED_TO | IN_ONLYDIR) < 0)
                 (void)inotify_add_watch(as->inotify_fd, parent, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR);
 }
 
@@ -479,7 +497,8 @@ static void load(Actions *as)
 
                 r = action_load(*f, on_complaint, NULL, &a);
                 if (r < 0) {
-                        log_warning("%s: the action is not used%s%s", *f, r == -EINVAL ? "" : ": ", r == -EINVAL ? "" : strerror(-r));
+                        log_warning("%s: the action is not used%s%s", *f, r == -EINVAL ? "" : ": ",
+                                    r == -EINVAL ? "" : strerror(-r));
                         continue;
                 }
                 Loaded *l = g_new0(Loaded, 1);
@@ -591,7 +610,8 @@ void actions_each(const Actions *as, const ActionsEach *each, void *userdata)
                 while (g_hash_table_iter_next(&i, &key, &p)) {
                         const Result *r = p;
                         if (g_str_has_prefix(key, prefix))
-                                each->result(userdata, &(ActionResult){ r->guest_name, r->result, r->reason, r->at });
+                                each->result(userdata,
+                                             &(ActionResult){ r->guest_name, r->result, r->reason, r->at });
                 }
                 each->action_end(userdata);
         }

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * The actions (action.h): loads them, waits for their events, carries out their steps with hostd's own identity. Those of one
- * guest run one after the other, in the order of their files' names; guests don't wait for each other.
+ * The actions (action.h): loads them, waits for their events, carries out their steps with hostd's own
+ * identity. Those of one guest run one after the other, in the order of their files' names; guests don't
+ * wait for each other.
  */
 
 #include "hostd/action.h"
@@ -22,7 +23,7 @@ typedef struct ActionResult { /* of the last run for a guest */
         uint64_t at;        /* µs since the epoch */
 } ActionResult;
 typedef struct ActionsEach {
-        void (*action)(void *userdata, const Action *a); /* in order */
+        void (*action)(void *userdata, const Action *a);       /* in order */
         void (*result)(void *userdata, const ActionResult *r); /* of that action, before the next one */
         void (*action_end)(void *userdata);
 } ActionsEach;

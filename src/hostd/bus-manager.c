@@ -71,8 +71,8 @@ static int method_list_guests(sd_bus_message *m, void *userdata, sd_bus_error *e
         for (guint i = 0; i < guests->len; i++) {
                 Guest *g = g_ptr_array_index(guests, i);
                 _cleanup_free_ char *path = bus_guest_path(guest_uuid(g));
-                r = sd_bus_message_append(reply, "(ssso)", guest_name(g), guest_uuid(g), guest_state_to_string(guest_state(g)),
-                                          path);
+                r = sd_bus_message_append(reply, "(ssso)", guest_name(g), guest_uuid(g),
+                                          guest_state_to_string(guest_state(g)), path);
                 if (r < 0)
                         return r;
         }
@@ -98,8 +98,8 @@ static int method_list_jobs(sd_bus_message *m, void *userdata, sd_bus_error *err
                 _cleanup_free_ char *path = bus_job_path(j->id);
                 if (j->hidden)
                         continue;
-                r = sd_bus_message_append(reply, "(uosss)", j->id, path, j->guest_name, job_kind_to_string(j->kind),
-                                          job_state_to_string(j->state));
+                r = sd_bus_message_append(reply, "(uosss)", j->id, path, j->guest_name,
+                                          job_kind_to_string(j->kind), job_state_to_string(j->state));
                 if (r < 0)
                         return r;
         }
@@ -116,7 +116,8 @@ static int method_wait_ready(sd_bus_message *m, void *userdata, sd_bus_error *er
         Guest *g;
         int r;
 
-        if ((r = bus_read_guest(userdata, m, &g, &details)) < 0 || (r = sd_bus_message_read(m, "t", &timeout_usec)) < 0)
+        if ((r = bus_read_guest(userdata, m, &g, &details)) < 0 ||
+            (r = sd_bus_message_read(m, "t", &timeout_usec)) < 0)
                 return r;
         if ((r = bus_authorize(userdata, m, "inspect", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
@@ -151,13 +152,15 @@ static int channels(sd_bus_message *m, void *userdata, sd_bus_error *error)
         Guest *g;
 
         if ((r = bus_read_guest(b, m, &g, &details)) < 0 ||
-            (r = is_preview ? sd_bus_message_read(m, "b", &enable) : bus_options_read(m, enable_options, &dry_run, error)) < 0)
+            (r = is_preview ? sd_bus_message_read(m, "b", &enable)
+                            : bus_options_read(m, enable_options, &dry_run, error)) < 0)
                 return r;
         if ((r = bus_authorize(b, m, "manage", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
                 return bus_no_such_guest(error, details.domain_name);
-        discovery_enable_channels(host_discovery(b->host), guest_uuid(g), enable, dry_run, on_channels, sd_bus_message_ref(m));
+        discovery_enable_channels(host_discovery(b->host), guest_uuid(g), enable, dry_run, on_channels,
+                                  sd_bus_message_ref(m));
         return 1;
 }
 
@@ -174,7 +177,8 @@ static int topic(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 return r;
         if ((r = bus_authorize(b, m, "send", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
-        e = (is_register ? services_register : services_unregister)(b->services, details.topic, sd_bus_message_get_sender(m), &text);
+        e = (is_register ? services_register : services_unregister)(b->services, details.topic,
+                                                                    sd_bus_message_get_sender(m), &text);
         if (e != WIRE_OK)
                 return bus_error_set(error, e, "%s", text);
         return sd_bus_reply_method_return(m, NULL);
@@ -188,12 +192,14 @@ static int method_reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
         if ((r = bus_authorize(b, m, "manage", &(PolkitDetails){}, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if ((r = host_reload(b->host)) < 0)
-                return bus_error_set(error, WIRE_FAILED, "The configuration cannot be read, the old one stays: %s", g_strerror(-r));
+                return bus_error_set(error, WIRE_FAILED,
+                                     "The configuration cannot be read, the old one stays: %s",
+                                     g_strerror(-r));
         return sd_bus_reply_method_return(m, NULL);
 }
 
-static int get_text(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                    void *userdata, sd_bus_error *error)
+static int get_text(sd_bus *bus, const char *path, const char *iface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         Bus *b = userdata;
         const char *text = VMFERRY_VERSION;
@@ -205,8 +211,8 @@ static int get_text(sd_bus *bus, const char *path, const char *iface, const char
         return sd_bus_message_append_basic(reply, 's', text);
 }
 
-static int get_count(sd_bus *bus, const char *path, const char *iface, const char *property, sd_bus_message *reply,
-                     void *userdata, sd_bus_error *error)
+static int get_count(sd_bus *bus, const char *path, const char *iface, const char *property,
+                     sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         Bus *b = userdata;
         uint32_t n = str_eq(property, "GuestCount")   ? g_hash_table_size(host_guests(b->host))
@@ -223,7 +229,8 @@ void bus_manager_counts_changed(Bus *b)
 void bus_manager_tell_counts(void *userdata)
 {
         Bus *b = userdata;
-        (void)sd_bus_emit_properties_changed(b->bus, BUS_PATH, IFACE_MANAGER, "GuestCount", "ReadyCount", "JobCount", NULL);
+        (void)sd_bus_emit_properties_changed(b->bus, BUS_PATH, IFACE_MANAGER, "GuestCount", "ReadyCount",
+                                             "JobCount", NULL);
 }
 
 #define CALLABLE SD_BUS_VTABLE_UNPRIVILEGED /* each asks polkit itself */
@@ -231,29 +238,39 @@ void bus_manager_tell_counts(void *userdata)
 
 const sd_bus_vtable bus_manager_vtable[] = {
         SD_BUS_VTABLE_START(0),
-        SD_BUS_METHOD_WITH_ARGS("GetGuest", ARGS("s", guest), SD_BUS_RESULT("o", path), method_get_guest, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("ListGuests", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssso)", guests), method_list_guests, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("ListJobs", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(uosss)", jobs), method_list_jobs, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("WaitReady", ARGS("s", guest, "t", timeout_usec), SD_BUS_RESULT("o", path), method_wait_ready,
+        SD_BUS_METHOD_WITH_ARGS("GetGuest", ARGS("s", guest), SD_BUS_RESULT("o", path), method_get_guest,
                                 CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Ping", ARGS("s", guest), SD_BUS_RESULT("t", rtt_usec), bus_verb_ping, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Send", ARGS("s", guest, "s", topic, "s", text, "a{sv}", options), SD_BUS_RESULT("t", id),
-                                bus_verb_send, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("Call", ARGS("s", guest, "s", topic, "s", text, "a{sv}", options), SD_BUS_RESULT("s", reply),
-                                bus_verb_call, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("ListGuests", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssso)", guests),
+                                method_list_guests, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("ListJobs", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(uosss)", jobs),
+                                method_list_jobs, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("WaitReady", ARGS("s", guest, "t", timeout_usec), SD_BUS_RESULT("o", path),
+                                method_wait_ready, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Ping", ARGS("s", guest), SD_BUS_RESULT("t", rtt_usec), bus_verb_ping,
+                                CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Send", ARGS("s", guest, "s", topic, "s", text, "a{sv}", options),
+                                SD_BUS_RESULT("t", id), bus_verb_send, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("Call", ARGS("s", guest, "s", topic, "s", text, "a{sv}", options),
+                                SD_BUS_RESULT("s", reply), bus_verb_call, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Run", ARGS("s", guest, "as", argv, "a{sv}", options),
-                                SD_BUS_RESULT("i", exit_status, "s", stdout, "s", stderr), bus_verb_run, CALLABLE),
+                                SD_BUS_RESULT("i", exit_status, "s", stdout, "s", stderr), bus_verb_run,
+                                CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Push", ARGS("s", guest, "s", host_path, "s", guest_path, "a{sv}", options),
                                 SD_BUS_RESULT("u", id, "o", job), bus_verb_push, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Pull", ARGS("s", guest, "s", guest_path, "s", host_path, "a{sv}", options),
                                 SD_BUS_RESULT("u", id, "o", job), bus_verb_pull, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("EnableChannels", ARGS("s", domain, "a{sv}", options), SD_BUS_RESULT("b", live), channels, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("DisableChannels", ARGS("s", domain, "a{sv}", options), SD_BUS_RESULT("b", live), channels, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("PreviewChannels", ARGS("s", domain, "b", enable), SD_BUS_RESULT("s", difference), channels, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("ListQueue", ARGS("s", guest), SD_BUS_RESULT("a(usstt)", items), bus_method_list_queue, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("EnableChannels", ARGS("s", domain, "a{sv}", options),
+                                SD_BUS_RESULT("b", live), channels, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("DisableChannels", ARGS("s", domain, "a{sv}", options),
+                                SD_BUS_RESULT("b", live), channels, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("PreviewChannels", ARGS("s", domain, "b", enable),
+                                SD_BUS_RESULT("s", difference), channels, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("ListQueue", ARGS("s", guest), SD_BUS_RESULT("a(usstt)", items),
+                                bus_method_list_queue, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("ListActions", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssssasa(ssts))", actions),
                                 bus_method_list_actions, CALLABLE),
-        SD_BUS_METHOD_WITH_ARGS("DropQueued", ARGS("u", id), SD_BUS_NO_RESULT, bus_method_drop_queued, CALLABLE),
+        SD_BUS_METHOD_WITH_ARGS("DropQueued", ARGS("u", id), SD_BUS_NO_RESULT, bus_method_drop_queued,
+                                CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("Upgrade", ARGS("s", guest, "s", guest_path, "s", digest, "a{sv}", options),
                                 SD_BUS_RESULT("s", version), bus_verb_upgrade, CALLABLE),
         SD_BUS_METHOD_WITH_ARGS("RegisterTopic", ARGS("s", topic), SD_BUS_NO_RESULT, topic, CALLABLE),
@@ -265,9 +282,11 @@ const sd_bus_vtable bus_manager_vtable[] = {
         SD_BUS_PROPERTY("GuestCount", "u", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("ReadyCount", "u", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("JobCount", "u", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
-        SD_BUS_SIGNAL_WITH_ARGS("GuestStateChanged", ARGS("o", guest, "s", name, "s", old_state, "s", new_state), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("GuestStateChanged",
+                                ARGS("o", guest, "s", name, "s", old_state, "s", new_state), 0),
         SD_BUS_SIGNAL_WITH_ARGS("JobNew", ARGS("u", id, "o", job), 0),
         SD_BUS_SIGNAL_WITH_ARGS("JobRemoved", ARGS("u", id, "o", job, "s", result), 0),
-        SD_BUS_SIGNAL_WITH_ARGS("MessageReceived", ARGS("o", guest, "s", name, "s", topic, "ay", payload, "t", id), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("MessageReceived",
+                                ARGS("o", guest, "s", name, "s", topic, "ay", payload, "t", id), 0),
         SD_BUS_VTABLE_END,
 };

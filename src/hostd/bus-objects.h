@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * What the bus*.c files share, and nobody else sees: the Bus, its objects' vtables, and how a method call gets at its guest
- * and its permission. Handlers and getters have the Bus as userdata and find their object by its path each time.
+ * What the bus*.c files share, and nobody else sees: the Bus, its objects' vtables, and how a method call
+ * gets at its guest and its permission. Handlers and getters have the Bus as userdata and find their object
+ * by its path each time.
  */
 
 #include <systemd/sd-bus.h>
@@ -28,9 +29,9 @@ struct Bus {
         Polkit *polkit;
         Services *services;
         Units *units;
-        LoopTimer *counts;  /* tells the Manager's counters, together */
-        GHashTable *shown;  /* guest uuid → what its properties were when last told */
-        GQueue waits;       /* BusWait* */
+        LoopTimer *counts; /* tells the Manager's counters, together */
+        GHashTable *shown; /* guest uuid → what its properties were when last told */
+        GQueue waits;      /* BusWait* */
 };
 
 /* A WaitReady or Wait that is not over. */
@@ -52,11 +53,12 @@ char *bus_job_path(uint32_t id);
 Guest *bus_find_guest_path(Bus *b, const char *path);
 Job *bus_find_job_path(Bus *b, const char *path);
 
-/* 1: go on, *ret_caller (may be NULL) is borrowed; 0: return 1 to sd-bus; negative: refused, audited, *error is set. */
-int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetails *details, const Caller **ret_caller,
-                  sd_bus_error *error);
-/* The guest that a call is about: its first argument at the Manager, its path at a Guest. *ret may be NULL (no such guest);
- * name and uuid go into the details either way, borrowed from message and guest. */
+/* 1: go on, *ret_caller (may be NULL) is borrowed; 0: return 1 to sd-bus; negative: refused, audited, *error
+ * is set. */
+int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetails *details,
+                  const Caller **ret_caller, sd_bus_error *error);
+/* The guest that a call is about: its first argument at the Manager, its path at a Guest. *ret may be NULL
+ * (no such guest); name and uuid go into the details either way, borrowed from message and guest. */
 int bus_read_guest(Bus *b, sd_bus_message *m, Guest **ret, PolkitDetails *details);
 int bus_no_such_guest(sd_bus_error *error, const char *asked);
 
@@ -74,7 +76,8 @@ int bus_verb_exec(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_push_fd(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_verb_pull_fd(sd_bus_message *m, void *userdata, sd_bus_error *error);
 
-/* Of the Manager (bus-queue.c), and the answer to a call that was queued: userdata is the call, referenced. */
+/* Of the Manager (bus-queue.c), and the answer to a call that was queued: userdata is the call, referenced.
+ */
 int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_method_list_actions(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int bus_method_drop_queued(sd_bus_message *m, void *userdata, sd_bus_error *error);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The Manager's methods about what waits for guests (ListQueue, DropQueued) and happens to them (ListActions),
- * and the answers to calls with "queue".
+ * The Manager's methods about what waits for guests (ListQueue, DropQueued) and happens to them
+ * (ListActions), and the answers to calls with "queue".
  */
 
 #include <glib.h>
@@ -18,13 +18,15 @@ typedef struct Listing {
         int r;
 } Listing;
 
-static void list_item(void *userdata, const Job *j, const char *description, uint64_t created_at, uint64_t expires_at)
+static void list_item(void *userdata, const Job *j, const char *description, uint64_t created_at,
+                      uint64_t expires_at)
 {
         _cleanup_free_ char *text = job_text(description);
         Listing *l = userdata;
 
         if (l->r >= 0)
-                l->r = sd_bus_message_append(l->reply, "(usstt)", j->id, job_kind_to_string(j->kind), text, created_at, expires_at);
+                l->r = sd_bus_message_append(l->reply, "(usstt)", j->id, job_kind_to_string(j->kind), text,
+                                             created_at, expires_at);
 }
 
 int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -74,7 +76,8 @@ int bus_method_drop_queued(sd_bus_message *m, void *userdata, sd_bus_error *erro
                 if ((r = bus_authorize(b, m, "manage", &details, NULL, error)) <= 0)
                         return r < 0 ? r : 1;
         if (!j)
-                return bus_error_set(error, WIRE_NOT_FOUND, "Nothing with the id %" PRIu32 " is in the queue", id);
+                return bus_error_set(error, WIRE_NOT_FOUND,
+                                     "Nothing with the id %" PRIu32 " is in the queue", id);
         if ((r = sd_bus_reply_method_return(m, NULL)) < 0)
                 return r;
         jobs_cancel(b->jobs, j);
@@ -96,10 +99,11 @@ void bus_on_queued(void *userdata, WireError error, const char *text, const Job 
         if (str_eq(member, "Send"))
                 r = sd_bus_reply_method_return(call, "t", (uint64_t)j->id);
         else if (str_eq(member, "Call"))
-                r = for_people ? sd_bus_reply_method_return(call, "s", "") : sd_bus_reply_method_return(call, "ay", 0);
+                r = for_people ? sd_bus_reply_method_return(call, "s", "")
+                               : sd_bus_reply_method_return(call, "ay", 0);
         else if (str_eq(member, "Run"))
-                r = for_people ? sd_bus_reply_method_return(call, "iss", 0, "", "") :
-                                 sd_bus_reply_method_return(call, "iayay", 0, 0, 0);
+                r = for_people ? sd_bus_reply_method_return(call, "iss", 0, "", "")
+                               : sd_bus_reply_method_return(call, "iayay", 0, 0, 0);
         else {
                 _cleanup_free_ char *path = bus_job_path(j->id);
                 r = sd_bus_reply_method_return(call, "uo", j->id, path);
@@ -110,12 +114,15 @@ void bus_on_queued(void *userdata, WireError error, const char *text, const Job 
 
 static void list_action(void *userdata, const Action *a)
 {
-        g_autofree char *on = a->on == ACTION_ON_MESSAGE ? g_strdup_printf("message:%s", a->topic) : g_strdup(action_on_to_string(a));
-        _cleanup_free_ char *description = job_text(a->description), *name = job_text(a->name), *file = job_text(a->file);
+        g_autofree char *on = a->on == ACTION_ON_MESSAGE ? g_strdup_printf("message:%s", a->topic)
+                                                         : g_strdup(action_on_to_string(a));
+        _cleanup_free_ char *description = job_text(a->description), *name = job_text(a->name),
+                            *file = job_text(a->file);
         Listing *l = userdata;
 
         if (l->r < 0 || (l->r = sd_bus_message_open_container(l->reply, 'r', "sssssasa(ssts)")) < 0 ||
-            (l->r = sd_bus_message_append(l->reply, "sssss", name, file, description, on, action_once_to_string(a->once))) < 0 ||
+            (l->r = sd_bus_message_append(l->reply, "sssss", name, file, description, on,
+                                          action_once_to_string(a->once))) < 0 ||
             (l->r = sd_bus_message_append_strv(l->reply, a->guests)) < 0)
                 return;
         l->r = sd_bus_message_open_container(l->reply, 'a', "(ssts)");
@@ -139,7 +146,9 @@ static void list_action_end(void *userdata)
 
 int bus_method_list_actions(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-        static const ActionsEach each = { .action = list_action, .result = list_result, .action_end = list_action_end };
+        static const ActionsEach each = { .action = list_action,
+                                          .result = list_result,
+                                          .action_end = list_action_end };
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Bus *b = userdata;
         Listing l;

@@ -34,7 +34,15 @@ typedef struct Command {
         char *text;
 } Command;
 
-typedef enum NewsType { NEWS_UP, NEWS_OPENED, NEWS_REFUSED, NEWS_HALF, NEWS_CLOSED, NEWS_SILENT, NEWS_ENDED } NewsType;
+typedef enum NewsType {
+        NEWS_UP,
+        NEWS_OPENED,
+        NEWS_REFUSED,
+        NEWS_HALF,
+        NEWS_CLOSED,
+        NEWS_SILENT,
+        NEWS_ENDED
+} NewsType;
 
 typedef struct News {
         NewsType type;
@@ -430,7 +438,8 @@ DataThread *datathread_detach(DataThread *t)
         return NULL;
 }
 
-void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in_fd, int out_fd, bool watched)
+void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in_fd, int out_fd,
+                     bool watched)
 {
         datathread_command(t, COMMAND_OPEN, stream, params, in_fd, out_fd, watched, WIRE_OK, NULL);
 }

@@ -20,7 +20,8 @@ typedef struct DataThreadOps {
         void (*opened)(void *userdata, uint64_t stream, json_object *reply); /* borrowed */
         /* The stream did not make it before the connection ended. What it was made of is given back. */
         void (*refused)(void *userdata, uint64_t stream, json_object *params, int in_fd, int out_fd);
-        void (*half)(void *userdata, uint64_t stream); /* of a watched one: all that the guest sent was written */
+        void (*half)(void *userdata,
+                     uint64_t stream); /* of a watched one: all that the guest sent was written */
         /* text: escaped, never NULL. `local`: this side ended it. */
         void (*closed)(void *userdata, uint64_t stream, WireError error, const char *text, bool local,
                        uint64_t n_in, uint64_t n_out);
@@ -34,7 +35,8 @@ int datathread_start(int port_fd, const DataThreadOps *ops, void *userdata, Data
 /* No news any more; tells it to stop, and does not wait. Returns NULL. */
 DataThread *datathread_detach(DataThread *t);
 /* Takes all over. watched: see endpoint_fd_watch(). */
-void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in_fd, int out_fd, bool watched);
+void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in_fd, int out_fd,
+                     bool watched);
 void datathread_reset(DataThread *t, uint64_t stream, WireError error, const char *text);
 void datathread_stop(DataThread *t);
 uint64_t datathread_bytes_sent(const DataThread *t);

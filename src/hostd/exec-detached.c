@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Detached processes: the job is kept in the store from before its start until it is forgotten, so that an id that was
- * given out means the same process after hostd's restart; what has become of it says the guest (process.list). Its
- * output is in the guest, and shown from there as often as asked.
+ * Detached processes: the job is kept in the store from before its start until it is forgotten, so that an
+ * id that was given out means the same process after hostd's restart; what has become of it says the guest
+ * (process.list). Its output is in the guest, and shown from there as often as asked.
  */
 
 #include "hostd/exec-private.h"
@@ -15,7 +15,8 @@
 #include "hostd/log.h"
 #include "proto/message.h"
 
-/* Nobody waits for its ends: the reader sees the end of the pipe. With `ended` a reader that leaves ends the stream. */
+/* Nobody waits for its ends: the reader sees the end of the pipe. With `ended` a reader that leaves ends the
+ * stream. */
 static void on_spool_ended(void *userdata)
 {
 }
@@ -139,7 +140,8 @@ int exec_restore(Jobs *js, const StoreItem *item)
         g_auto(GStrv) argv = argv_parse(message_obj(item->params, "argv"));
         json_object *end = message_obj(item->params, "end");
         g_autofree char *line = g_strjoinv(" ", argv);
-        Process *p = exec_process_new(js, (const char *const *)argv, message_str(item->params, "user", NULL));
+        Process *p =
+                exec_process_new(js, (const char *const *)argv, message_str(item->params, "user", NULL));
 
         if (!argv[0]) {
                 exec_job_ops.free(p);

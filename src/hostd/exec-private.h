@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * The inside of an exec job, for exec.c (its life), exec-request.c (what is asked of the guest) and exec-detached.c (what
- * outlives hostd). Nobody else includes this.
+ * The inside of an exec job, for exec.c (its life), exec-request.c (what is asked of the guest) and
+ * exec-detached.c (what outlives hostd). Nobody else includes this.
  */
 
 #include <glib.h>
@@ -56,4 +56,4 @@ json_object *exec_request_start(const Job *j, const char *const *argv, const Exe
 /* Of detached ones, else nothing happens. */
 int exec_attach(void *userdata, int ret_fds[2]); /* JobProcess.attach */
 void exec_keep(Process *p);                      /* writes down the job as it is */
-void exec_forget(Process *p);                    /* drops what was written down, and in the guest the output */
+void exec_forget(Process *p); /* drops what was written down, and in the guest the output */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* What is asked of a guest about a process, as ARCHITECTURE.md has it, and the limits of what may be asked. */
+/* What is asked of a guest about a process, as ARCHITECTURE.md has it, and the limits of what may be asked.
+ */
 
 #include "hostd/exec-private.h"
 
@@ -32,7 +33,8 @@ WireError exec_check_command(const char *const *argv, const ExecOptions *options
                 return WIRE_INVALID_ARGS;
         if (n <= ARGV_MAX && n_env <= ARGV_MAX && n_bytes <= ARGV_BYTES_MAX)
                 return WIRE_OK;
-        *ret_text = g_strdup_printf("argv and env may have %u elements each and %u bytes together", ARGV_MAX, ARGV_BYTES_MAX);
+        *ret_text = g_strdup_printf("argv and env may have %u elements each and %u bytes together", ARGV_MAX,
+                                    ARGV_BYTES_MAX);
         return WIRE_TOO_LARGE;
 }
 

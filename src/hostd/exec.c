@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A process is over when its exit was told and its output streams have ended, whichever comes first. Ids are ours, so an
- * exit told before the streams are open, or while the session was away (then asked for by process.list), is matched.
- * Output of Run is gathered by the main thread from the same kind of pipes that Exec hands out. The end of a process stays
- * the guest's to remember until it is forgotten there, which the end of its job brings about.
+ * A process is over when its exit was told and its output streams have ended, whichever comes first. Ids are
+ * ours, so an exit told before the streams are open, or while the session was away (then asked for by
+ * process.list), is matched. Output of Run is gathered by the main thread from the same kind of pipes that
+ * Exec hands out. The end of a process stays the guest's to remember until it is forgotten there, which the
+ * end of its job brings about.
  */
 
 #include "hostd/exec-private.h"
@@ -168,7 +169,8 @@ static void finish(Process *p)
         p->callers[0] = fd_close(p->callers[0]);
         loop_timer_set(p->timer, USEC_INFINITY, 0);
         if (p->error != WIRE_OK)
-                sentence = g_strdup_printf("%s in guest %s: %s", j->process->argv[0], j->guest_name, p->text);
+                sentence =
+                        g_strdup_printf("%s in guest %s: %s", j->process->argv[0], j->guest_name, p->text);
         audit(p, j, p->error, sentence);
         exec_show_exit(p);
         job_finish(p->jobs, j, p->error, sentence, NULL);
@@ -269,7 +271,8 @@ static void stream_closed(Process *p, GuestStream **stream, WireError error, con
                         process_free(p);
                 return;
         }
-        /* Cancelled, and not by us: the reader of its output has left, which the process is to notice by itself. */
+        /* Cancelled, and not by us: the reader of its output has left, which the process is to notice by
+         * itself. */
         if (error != WIRE_OK && error != WIRE_CANCELLED && p->error == WIRE_OK && p->running) {
                 set_error(p, error, text); /* its output is not whole, however it ends */
                 (void)send_signal(p, SIGKILL);
@@ -284,7 +287,8 @@ static void on_stdio_closed(void *userdata, WireError error, const char *text, u
         stream_closed(p, &p->stdio, error, text, n_in + n_out);
 }
 
-static void on_stderr_closed(void *userdata, WireError error, const char *text, uint64_t n_in, uint64_t n_out)
+static void on_stderr_closed(void *userdata, WireError error, const char *text, uint64_t n_in,
+                             uint64_t n_out)
 {
         Process *p = userdata;
         stream_closed(p, &p->err, error, text, n_out);
@@ -346,8 +350,9 @@ static void on_captured(void *userdata, bool is_too_large)
         Process *p = userdata;
 
         if (is_too_large)
-                end_process(p, WIRE_TOO_LARGE, "It wrote more than 16 MiB, the most that Run returns of each output; "
-                                               "Exec has no such limit");
+                end_process(p, WIRE_TOO_LARGE,
+                            "It wrote more than 16 MiB, the most that Run returns of each output; "
+                            "Exec has no such limit");
         check_end(p);
 }
 
@@ -381,7 +386,8 @@ static bool start_capture(Process *p)
         return true;
 }
 
-/* The guest would not start it. Where it is argv[0] that cannot be run, Run has an ordinary result: 126 or 127. */
+/* The guest would not start it. Where it is argv[0] that cannot be run, Run has an ordinary result: 126 or
+ * 127. */
 static void not_started(Process *p, WireError error, const char *text, const Message *m)
 {
         ExecStarted started = TAKE(p->started);
@@ -390,8 +396,8 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         Job *j = p->job;
         int status = m ? (int)message_int(m->json, "exit_status", 0) : error == WIRE_NOT_FOUND ? 127 : 0;
         void *userdata = p->userdata;
-        g_autofree char *sentence = g_strdup_printf("Cannot run %s in guest %s: %s", p->argv[0], j->guest_name,
-                                                    job_bare_text(j, text));
+        g_autofree char *sentence = g_strdup_printf("Cannot run %s in guest %s: %s", p->argv[0],
+                                                    j->guest_name, job_bare_text(j, text));
         g_autofree char *line = g_strdup_printf("%s\n", sentence);
 
         if (error == WIRE_CANCELLED || (error == WIRE_OK && p->error != WIRE_OK))
@@ -404,7 +410,8 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         else if (run_done && (status == 126 || status == 127) &&
                  (error == WIRE_NOT_FOUND || error == WIRE_PERMISSION_DENIED))
                 run_done(userdata, WIRE_OK, NULL,
-                         &(RunResult){ .exit_status = status, .err = (uint8_t *)line, .n_err = strlen(line) });
+                         &(RunResult){
+                                 .exit_status = status, .err = (uint8_t *)line, .n_err = strlen(line) });
         else if (run_done)
                 run_done(userdata, error, sentence, NULL);
 }
@@ -437,11 +444,13 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                 p->stdio = open_stream(p, "stdio", TAKE_FD(p->ours[0]), TAKE_FD(p->ours[1]), on_stdio_ended,
                                        on_stdio_closed);
                 if (!p->tty)
-                        p->err = open_stream(p, "stderr", -1, TAKE_FD(p->ours[2]), on_stderr_ended, on_stderr_closed);
+                        p->err = open_stream(p, "stderr", -1, TAKE_FD(p->ours[2]), on_stderr_ended,
+                                             on_stderr_closed);
                 if (!p->stdio || (!p->tty && !p->err))
                         set_error(p, WIRE_FAILED, "No stream to the guest could be made");
         }
-        if (p->timeout_usec != USEC_INFINITY && p->timeout_usec < USEC_INFINITY - fs_now_usec() - TIMEOUT_GRACE_USEC)
+        if (p->timeout_usec != USEC_INFINITY &&
+            p->timeout_usec < USEC_INFINITY - fs_now_usec() - TIMEOUT_GRACE_USEC)
                 loop_timer_set(p->timer, fs_now_usec() + p->timeout_usec + TIMEOUT_GRACE_USEC, USEC_PER_SEC);
 
         if (p->started) {
@@ -508,7 +517,8 @@ static void on_guest_state(void *userdata, Job *j)
         if (!p->running)
                 return;
         if (off) {
-                set_error(p, WIRE_INTERRUPTED, j->guest ? "The guest was stopped" : "The domain was undefined");
+                set_error(p, WIRE_INTERRUPTED,
+                          j->guest ? "The guest was stopped" : "The domain was undefined");
                 cancel_streams(p, p->error, p->text);
                 check_end(p);
         } else if (guest_state(j->guest) == GUEST_READY) {
@@ -590,8 +600,8 @@ static int make_pipes(Process *p, const ExecOptions *o)
         return 0;
 }
 
-static WireError begin(Process *p, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *o,
-                       char **ret_text)
+static WireError begin(Process *p, Guest *g, const Caller *caller, const char *const *argv,
+                       const ExecOptions *o, char **ret_text)
 {
         g_autofree char *line = g_strjoinv(" ", (char **)argv);
         WireError error;
@@ -605,7 +615,8 @@ static WireError begin(Process *p, Guest *g, const Caller *caller, const char *c
         }
 
         if ((error = exec_check_command(argv, o, ret_text)) == WIRE_OK &&
-            (error = jobs_check_guest(g, ret_text)) == WIRE_OK && !o->detach && !guest_domain(g)->data_socket) {
+            (error = jobs_check_guest(g, ret_text)) == WIRE_OK && !o->detach &&
+            !guest_domain(g)->data_socket) {
                 *ret_text = g_strdup_printf("Guest %s has no data channel, which a command's output needs; "
                                             "\"vmferry enable %s\" adds it",
                                             guest_name(g), guest_name(g));
@@ -624,12 +635,13 @@ static WireError begin(Process *p, Guest *g, const Caller *caller, const char *c
                 return error;
         p->job->detached = o->detach;
         exec_keep(p);
-        p->request = guest_request(g, exec_request_start(p->job, argv, o, p->is_run), NULL, 0, START_TIMEOUT_USEC, on_started, p);
+        p->request = guest_request(g, exec_request_start(p->job, argv, o, p->is_run), NULL, 0,
+                                   START_TIMEOUT_USEC, on_started, p);
         return WIRE_OK;
 }
 
-void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options,
-                ExecStarted started, void *userdata)
+void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *argv,
+                const ExecOptions *options, ExecStarted started, void *userdata)
 {
         g_autofree char *text = NULL;
         Process *p = exec_process_new(js, argv, options->user);
@@ -642,8 +654,8 @@ void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *arg
                 started(userdata, error, text, NULL, NULL);
 }
 
-void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options, RunDone done,
-              void *userdata)
+void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options,
+              RunDone done, void *userdata)
 {
         g_autofree char *text = NULL;
         Process *p = exec_process_new(js, argv, options->user);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * It leans on FileDescriptorStoreMax= of the unit; descriptors come back from 3 on, with LISTEN_FDS and LISTEN_FDNAMES.
+ * It leans on FileDescriptorStoreMax= of the unit; descriptors come back from 3 on, with LISTEN_FDS and
+ * LISTEN_FDNAMES.
  */
 
 #include "hostd/fdstore.h"

@@ -109,9 +109,9 @@ GuestFacts facts_parse(json_object *untrusted_hello)
 
 bool facts_equal(const GuestFacts *a, const GuestFacts *b)
 {
-        return str_eq(a->agent_version, b->agent_version) && str_eq(a->build, b->build) && str_eq(a->boot_id, b->boot_id) &&
-               str_eq(a->instance, b->instance) && str_eq(a->hostname, b->hostname) &&
-               str_eq(a->kernel, b->kernel) &&
+        return str_eq(a->agent_version, b->agent_version) && str_eq(a->build, b->build) &&
+               str_eq(a->boot_id, b->boot_id) && str_eq(a->instance, b->instance) &&
+               str_eq(a->hostname, b->hostname) && str_eq(a->kernel, b->kernel) &&
                g_strv_equal((const char *const *)a->capabilities, (const char *const *)b->capabilities) &&
                g_strv_equal((const char *const *)a->os_release, (const char *const *)b->os_release);
 }

@@ -177,8 +177,7 @@ static void on_up(Guest *g, const Message *hello, uint64_t now)
 {
         GuestLink *l = &g->link;
         GuestFacts facts = facts_parse(hello->json);
-        bool is_other_boot =
-                *g->facts.boot_id && *facts.boot_id && !str_eq(g->facts.boot_id, facts.boot_id);
+        bool is_other_boot = *g->facts.boot_id && *facts.boot_id && !str_eq(g->facts.boot_id, facts.boot_id);
         bool has_changed = !facts_equal(&g->facts, &facts);
 
         if (is_other_boot)

@@ -77,7 +77,8 @@ static int emit(Inbox *b, Guest *g, uint64_t id, const char *topic, const void *
         int r;
 
         (void)((r = sd_bus_path_encode(BUS_GUEST_PREFIX, guest_uuid(g), &path)) < 0 ||
-               (r = sd_bus_message_new_signal(b->bus, &all, BUS_PATH, IFACE_MANAGER, "MessageReceived")) < 0 ||
+               (r = sd_bus_message_new_signal(b->bus, &all, BUS_PATH, IFACE_MANAGER, "MessageReceived")) <
+                       0 ||
                (r = sd_bus_message_append(all, "oss", path, guest_name(g), topic)) < 0 ||
                (r = sd_bus_message_append_array(all, 'y', payload, n)) < 0 ||
                (r = sd_bus_message_append(all, "t", id)) < 0 ||
@@ -95,15 +96,16 @@ static void refuse(Guest *g, uint32_t request, WireError error, const char *text
 }
 
 /* True: it is answered; false: neither is there room for it on the bus now. */
-static bool pass(Inbox *b, Guest *g, uint32_t request, uint64_t id, const char *topic, const void *payload, size_t n)
+static bool pass(Inbox *b, Guest *g, uint32_t request, uint64_t id, const char *topic, const void *payload,
+                 size_t n)
 {
         int r = emit(b, g, id, topic, payload, n);
 
         if (r == -ENOBUFS)
                 return false;
         if (r < 0) {
-                log_guest(LOG_WARNING, guest_uuid(g), guest_name(g), 0, "Cannot signal a message of guest %s: %s",
-                          guest_name(g), g_strerror(-r));
+                log_guest(LOG_WARNING, guest_uuid(g), guest_name(g), 0,
+                          "Cannot signal a message of guest %s: %s", guest_name(g), g_strerror(-r));
                 refuse(g, request, WIRE_FAILED, "The host's bus did not take the message");
         } else
                 (void)guest_reply(g, request, json_object_new_object(), NULL, 0);
@@ -112,7 +114,8 @@ static bool pass(Inbox *b, Guest *g, uint32_t request, uint64_t id, const char *
 
 static bool may_pass(Line *l)
 {
-        return quota_bucket_take(&l->bucket, host_config(l->inbox->host)->max_messages_per_second, fs_now_usec());
+        return quota_bucket_take(&l->bucket, host_config(l->inbox->host)->max_messages_per_second,
+                                 fs_now_usec());
 }
 
 static void on_turn(void *userdata)
@@ -178,7 +181,8 @@ void inbox_take(Inbox *b, Guest *g, uint32_t request, const Message *m, const ch
                 refuse(g, request, WIRE_LIMITS_EXCEEDED, "The host takes no messages of guests now");
                 return;
         }
-        if (g_queue_is_empty(&l->held) && may_pass(l) && pass(b, g, request, id, topic, m->payload, m->n_payload))
+        if (g_queue_is_empty(&l->held) && may_pass(l) &&
+            pass(b, g, request, id, topic, m->payload, m->n_payload))
                 return;
         if (l->n_bytes + held_bytes(m->n_payload) > INBOX_HELD_BYTES_MAX)
                 refuse(g, request, WIRE_LIMITS_EXCEEDED, "Too many messages a second; send it again later");

@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * Messages of guests on their way to the bus: MessageReceived on the Manager and on the guest. One that sends faster than
- * hostd.conf allows is answered later, in order, which slows it down: it sends no more than a window without an answer.
+ * Messages of guests on their way to the bus: MessageReceived on the Manager and on the guest. One that
+ * sends faster than hostd.conf allows is answered later, in order, which slows it down: it sends no more
+ * than a window without an answer.
  */
 
 #include <systemd/sd-bus.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Jobs that outlive hostd: written down while they are under way or wait in the queue, and taken up again at the start.
- * Then libvirt has told of no domain yet, so they know their guest by its UUID until it is found.
+ * Jobs that outlive hostd: written down while they are under way or wait in the queue, and taken up again at
+ * the start. Then libvirt has told of no domain yet, so they know their guest by its UUID until it is found.
  */
 
 #include "hostd/jobs-private.h"
@@ -60,7 +60,8 @@ int jobs_keep(Jobs *js, Job *j, json_object *params, const JobKeep *keep)
                 .guest_name = g_strdup(j->guest_name),
                 .kind = j->kind,
                 .is_queued = keep->is_queued,
-                .caller = caller_new(j->caller->uid, j->caller->gid, j->caller->groups, j->caller->n_groups, NULL),
+                .caller = caller_new(j->caller->uid, j->caller->gid, j->caller->groups, j->caller->n_groups,
+                                     NULL),
                 .params = params,
                 .payload = (uint8_t *)keep->payload,
                 .n_payload = keep->n_payload,
@@ -97,7 +98,8 @@ static StoreItem *item_summary(const StoreItem *item)
         return s;
 }
 
-Job *jobs_restore(Jobs *js, const StoreItem *item, const char *source, const char *destination, const JobOps *ops, void *userdata)
+Job *jobs_restore(Jobs *js, const StoreItem *item, const char *source, const char *destination,
+                  const JobOps *ops, void *userdata)
 {
         const char *wire_id = message_str(item->params, WIRE_ID, "");
         Entry *e;
@@ -106,8 +108,8 @@ Job *jobs_restore(Jobs *js, const StoreItem *item, const char *source, const cha
                 ops->free(userdata);
                 return NULL;
         }
-        e = entry_new(js, item->id, item->kind, item->guest_uuid, item->guest_name, item->caller, source, destination, ops,
-                      userdata);
+        e = entry_new(js, item->id, item->kind, item->guest_uuid, item->guest_name, item->caller, source,
+                      destination, ops, userdata);
         (void)g_strlcpy(e->job.wire_id, wire_id, sizeof(e->job.wire_id));
         e->job.state = item->is_queued ? JOB_QUEUED : JOB_WAITING;
         e->job.detached = true;
@@ -117,10 +119,11 @@ Job *jobs_restore(Jobs *js, const StoreItem *item, const char *source, const cha
         return &e->job;
 }
 
-Job *jobs_add_queued(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source, const char *destination,
-                     const JobOps *ops, void *userdata)
+Job *jobs_add_queued(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
+                     const char *destination, const JobOps *ops, void *userdata)
 {
-        Entry *e = entry_new(js, jobs_next_id(js), kind, guest_uuid(g), guest_name(g), caller, source, destination, ops, userdata);
+        Entry *e = entry_new(js, jobs_next_id(js), kind, guest_uuid(g), guest_name(g), caller, source,
+                             destination, ops, userdata);
 
         e->job.guest = g;
         e->job.hidden = true;

@@ -12,16 +12,16 @@ typedef struct Entry {
         Job job; /* first: a Job * is an Entry * */
         Jobs *jobs;
         bool announced, counted;
-        bool limited;      /* counts against its caller */
-        bool wants_turn;   /* start() is to be called */
-        bool has_place;    /* counts as a running transfer, or as a process */
-        bool dirty;        /* progress not told yet */
-        bool restored;     /* of an earlier hostd; its guest may not have been seen yet */
+        bool limited;    /* counts against its caller */
+        bool wants_turn; /* start() is to be called */
+        bool has_place;  /* counts as a running transfer, or as a process */
+        bool dirty;      /* progress not told yet */
+        bool restored;   /* of an earlier hostd; its guest may not have been seen yet */
         uint64_t told_at;
         uint64_t sample_at, sample_bytes;
         LoopTimer *progress;
         uint64_t removed_at;
-        StoreItem *kept;   /* as it stands in the store, without params and payload; NULL: it does not */
+        StoreItem *kept; /* as it stands in the store, without params and payload; NULL: it does not */
         JobEnded ended;
         void *ended_userdata;
 } Entry;
@@ -41,8 +41,9 @@ struct Jobs {
 };
 
 /* A job in the table, queued, without limits and turns. Takes userdata over. */
-Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *guest_uuid, const char *guest_name, const Caller *caller,
-                 const char *source, const char *destination, const JobOps *ops, void *userdata);
+Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *guest_uuid, const char *guest_name,
+                 const Caller *caller, const char *source, const char *destination, const JobOps *ops,
+                 void *userdata);
 Entry *entry_find(Jobs *js, uint32_t id);
 uint32_t jobs_next_id(Jobs *js);
 void jobs_guest_found(Jobs *js, Guest *g); /* jobs of an earlier hostd find their guest */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A job enters the table at once and the world a turn of the loop later: the answer to whoever started it is queued
- * on the bus before that. One timer has the turns, one the retention of what has finished, and each job with
- * progress to tell has its own. Callbacks of jobs may add, finish and drop jobs, so walks go over ids.
+ * A job enters the table at once and the world a turn of the loop later: the answer to whoever started it is
+ * queued on the bus before that. One timer has the turns, one the retention of what has finished, and each
+ * job with progress to tell has its own. Callbacks of jobs may add, finish and drop jobs, so walks go over
+ * ids.
  */
 
 #include "hostd/jobs-private.h"
@@ -46,7 +47,8 @@ static bool place_take(Entry *e)
                         quota_release(q, QUOTA_TRANSFERS, "");
                         return false;
                 }
-        } else if (e->job.kind == JOB_EXEC && !quota_take(q, QUOTA_PROCESSES, e->job.guest_uuid, c->max_processes_per_guest))
+        } else if (e->job.kind == JOB_EXEC &&
+                   !quota_take(q, QUOTA_PROCESSES, e->job.guest_uuid, c->max_processes_per_guest))
                 return false;
         return e->has_place = true;
 }
@@ -164,7 +166,8 @@ static void start(Entry *e)
         e->job.ops->start(e->job.userdata, &e->job);
 }
 
-/* Among those whose turn could come, the guest with the fewest running is served first, then the oldest job. */
+/* Among those whose turn could come, the guest with the fewest running is served first, then the oldest job.
+ */
 static Entry *next_turn(Jobs *js, const GArray *a)
 {
         const Config *c = host_config(js->host);
@@ -308,7 +311,8 @@ static void on_guest_removed(void *userdata, Guest *g)
                 e->job.guest = NULL;
                 if (job_state_is_final(e->job.state))
                         continue;
-                if (e->job.ops->guest_state) /* it has streams and requests of the guest to see ended first */
+                if (e->job.ops
+                            ->guest_state) /* it has streams and requests of the guest to see ended first */
                         e->job.ops->guest_state(e->job.userdata, &e->job);
                 else
                         job_finish(js, &e->job, WIRE_INTERRUPTED, "The domain was undefined", NULL);
@@ -405,8 +409,9 @@ uint32_t jobs_next_id(Jobs *js)
         return js->last_id;
 }
 
-Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *uuid, const char *name, const Caller *caller,
-                 const char *source, const char *destination, const JobOps *ops, void *userdata)
+Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *uuid, const char *name,
+                 const Caller *caller, const char *source, const char *destination, const JobOps *ops,
+                 void *userdata)
 {
         Entry *e = g_new0(Entry, 1);
 
@@ -437,7 +442,8 @@ Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *uuid, const ch
 }
 
 static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
-                     const char *destination, const JobOps *ops, void *userdata, bool hidden, Job **ret, char **ret_text)
+                     const char *destination, const JobOps *ops, void *userdata, bool hidden, Job **ret,
+                     char **ret_text)
 {
         const Config *c = host_config(js->host);
         Entry *e;
@@ -445,25 +451,30 @@ static WireError add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, con
 
         uid_key(caller->uid, key);
         if (js->n_active - js->n_kept >= c->max_jobs) {
-                *ret_text = g_strdup_printf("There are %" PRIu32 " jobs, the most that hostd has at once (MaxJobs= of hostd.conf)",
-                                            js->n_active - js->n_kept);
+                *ret_text =
+                        g_strdup_printf("There are %" PRIu32
+                                        " jobs, the most that hostd has at once (MaxJobs= of hostd.conf)",
+                                        js->n_active - js->n_kept);
                 goto refused;
         }
         if (caller->uid != 0 && !quota_take(js->quota, QUOTA_JOBS, key, c->max_jobs_per_caller)) {
-                *ret_text = g_strdup_printf("User %s has %" PRIu32 " jobs already, the most that one user may have at once "
+                *ret_text = g_strdup_printf("User %s has %" PRIu32
+                                            " jobs already, the most that one user may have at once "
                                             "(MaxJobsPerCaller= of hostd.conf)",
                                             key, quota_count(js->quota, QUOTA_JOBS, key));
                 goto refused;
         }
 
-        e = entry_new(js, jobs_next_id(js), kind, guest_uuid(g), guest_name(g), caller, source, destination, ops, userdata);
+        e = entry_new(js, jobs_next_id(js), kind, guest_uuid(g), guest_name(g), caller, source, destination,
+                      ops, userdata);
         e->limited = true;
         js->n_kept--;
         e->wants_turn = !hidden;
         e->job.guest = g;
         e->job.hidden = hidden;
         if (kind == JOB_EXEC && !place_take(e)) {
-                *ret_text = g_strdup_printf("Guest %s has %" PRIu32 " processes started from here, the most at once "
+                *ret_text = g_strdup_printf("Guest %s has %" PRIu32
+                                            " processes started from here, the most at once "
                                             "(MaxProcessesPerGuest= of hostd.conf)",
                                             e->job.guest_name, c->max_processes_per_guest);
                 g_hash_table_remove(js->all, GUINT_TO_POINTER(e->job.id));
@@ -480,14 +491,15 @@ refused:
         return WIRE_LIMITS_EXCEEDED;
 }
 
-WireError jobs_add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source, const char *destination,
-                   const JobOps *ops, void *userdata, Job **ret, char **ret_text)
+WireError jobs_add(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
+                   const char *destination, const JobOps *ops, void *userdata, Job **ret, char **ret_text)
 {
         return add(js, kind, g, caller, source, destination, ops, userdata, false, ret, ret_text);
 }
 
 WireError jobs_reserve(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *source,
-                       const char *destination, const JobOps *ops, void *userdata, Job **ret, char **ret_text)
+                       const char *destination, const JobOps *ops, void *userdata, Job **ret,
+                       char **ret_text)
 {
         return add(js, kind, g, caller, source, destination, ops, userdata, true, ret, ret_text);
 }
@@ -598,8 +610,9 @@ static void sample_rate(Entry *e)
         if (e->job.rate == 0)
                 e->job.rate = rate;
         else
-                e->job.rate = (uint64_t)(((double)e->job.rate * RATE_WINDOW_USEC + (double)rate * (double)span) /
-                                         (double)(RATE_WINDOW_USEC + span));
+                e->job.rate =
+                        (uint64_t)(((double)e->job.rate * RATE_WINDOW_USEC + (double)rate * (double)span) /
+                                   (double)(RATE_WINDOW_USEC + span));
         e->sample_at = now;
         e->sample_bytes = e->job.bytes_done;
 }
@@ -688,7 +701,8 @@ void job_finish(Jobs *js, Job *j, WireError error, const char *message, const ch
                 js->ops->finished(js->userdata, j);
         count_release(e);
 
-        e->removed_at = fs_now_usec() + (j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec : c->job_retention_usec);
+        e->removed_at = fs_now_usec() + (j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec
+                                                                            : c->job_retention_usec);
         finished_insert(js, e);
         arm_retention(js); /* never removed from here: the finisher still holds the job */
         if (e->ended && !js->freeing)

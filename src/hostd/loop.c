@@ -150,8 +150,8 @@ int loop_new(Loop **ret)
         l->source = g_source_new(&event_source_funcs, sizeof(EventSource));
         ((EventSource *)l->source)->loop = l;
         g_source_set_name(l->source, "sd-event");
-        /* Otherwise GLib takes the descriptor out of its poll set for each dispatch and wakes itself up twice. In a loop
-         * within the loop sd-event is "running", and prepare and check say no. */
+        /* Otherwise GLib takes the descriptor out of its poll set for each dispatch and wakes itself up
+         * twice. In a loop within the loop sd-event is "running", and prepare and check say no. */
         g_source_set_can_recurse(l->source, TRUE);
         g_source_add_unix_fd(l->source, sd_event_get_fd(l->event), G_IO_IN | G_IO_HUP | G_IO_ERR);
         g_source_attach(l->source, NULL);

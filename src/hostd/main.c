@@ -195,8 +195,8 @@ static void take_up_item(Daemon *d, StoreItem *item)
         else if (item->kind == JOB_EXEC)
                 r = exec_restore(d->jobs, item);
         if (r < 0) {
-                log_warning("queue.db: job %" PRIu32 " for guest %s cannot be taken up: %s", item->id, item->guest_name,
-                            strerror(-r));
+                log_warning("queue.db: job %" PRIu32 " for guest %s cannot be taken up: %s", item->id,
+                            item->guest_name, strerror(-r));
                 store_remove(jobs_store(d->jobs), item->id, NULL, NULL);
         }
         (void)store_item_free(item);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * How an item is carried out once as the guest sees it: a message keeps its id, and a command its process id, through all
- * repeats, and guestd remembers both. A push is a transfer, which finds what is there already.
+ * How an item is carried out once as the guest sees it: a message keeps its id, and a command its process
+ * id, through all repeats, and guestd remembers both. A push is a transfer, which finds what is there
+ * already.
  */
 
 #include "hostd/queue-private.h"
@@ -73,7 +74,8 @@ static QueueItem *ref_take(void *userdata)
 
 /* Messages */
 
-static void on_delivered(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply, size_t n)
+static void on_delivered(void *userdata, WireError error, const char *text, uint64_t id,
+                         const uint8_t *reply, size_t n)
 {
         QueueItem *i = ref_take(userdata);
         Job *j = i ? item_job(i) : NULL;
@@ -91,7 +93,9 @@ static void on_message_cancel(void *userdata, Job *j)
         QueueItem *i = item_of(userdata, j->id);
 
         job_finish(queue_jobs(userdata), j, WIRE_CANCELLED,
-                   i && i->is_running ? "Cancelled while it was under way; it may have arrived" : "Cancelled", NULL);
+                   i && i->is_running ? "Cancelled while it was under way; it may have arrived"
+                                      : "Cancelled",
+                   NULL);
 }
 
 static void on_start(void *userdata, Job *j)
@@ -158,7 +162,9 @@ static void command_end(QueueItem *i, Job *j, WireError error, const char *text)
                 .command = p ? (const char *const *)p->argv : NULL,
                 .user = message_str(i->start, "user", NULL),
                 .has_exit = p && p->exited,
-                .exit_status = p && p->exit_signal > 0 ? 128 + p->exit_signal : p ? p->exit_status : 0,
+                .exit_status = p && p->exit_signal > 0 ? 128 + p->exit_signal
+                               : p                     ? p->exit_status
+                                                       : 0,
                 .error = error,
                 .text = text,
         });
@@ -176,8 +182,13 @@ static void command_exited(QueueItem *i, Job *j, json_object *o)
                 j->process->exit_status = j->process->exit_signal ? -1 : (int32_t)(status & 0xff);
         }
         tell_guest(j, "process.forget", 0);
-        command_end(i, j, i->is_cancelled ? WIRE_CANCELLED : timed_out ? WIRE_TIMEOUT : WIRE_OK,
-                    i->is_cancelled ? "Cancelled" : timed_out ? "It ran longer than its timeout and was ended" : NULL);
+        command_end(i, j,
+                    i->is_cancelled ? WIRE_CANCELLED
+                    : timed_out     ? WIRE_TIMEOUT
+                                    : WIRE_OK,
+                    i->is_cancelled ? "Cancelled"
+                    : timed_out     ? "It ran longer than its timeout and was ended"
+                                    : NULL);
 }
 
 static void ask_list(QueueItem *i, Job *j, int64_t from);
@@ -210,7 +221,8 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
         if (next > 0 && n > 0)
                 ask_list(i, j, next);
         else
-                command_end(i, j, WIRE_INTERRUPTED, "It was started once, and the guest was restarted since: its end is not known");
+                command_end(i, j, WIRE_INTERRUPTED,
+                            "It was started once, and the guest was restarted since: its end is not known");
 }
 
 static void ask_list(QueueItem *i, Job *j, int64_t from)
@@ -359,5 +371,6 @@ void item_run(QueueItem *i, Guest *g)
                 command_start(i, j, g);
         else
                 delivery_send(js, g, j->caller, i->is_call, i->topic, i->payload, i->n_payload,
-                              &(DeliveryOptions){ .timeout_usec = USEC_INFINITY, .id = i->message_id }, on_delivered, ref_new(i));
+                              &(DeliveryOptions){ .timeout_usec = USEC_INFINITY, .id = i->message_id },
+                              on_delivered, ref_new(i));
 }

@@ -14,9 +14,9 @@ typedef struct QueueItem {
         char *guest_uuid, *guest_name;
         uid_t uid;
         bool is_on_disk, is_running;
-        bool is_over;     /* its end has been told: what still arrives is late */
+        bool is_over; /* its end has been told: what still arrives is late */
         uint64_t created_at, expires_at;
-        GSList *waiters;  /* for the disk */
+        GSList *waiters; /* for the disk */
 
         /* a message */
         bool is_call;
@@ -38,4 +38,5 @@ QueueItem *queue_find(Queue *q, uint32_t id);
 Job *item_job(const QueueItem *i);
 QueueItem *item_free(QueueItem *i);
 void item_run(QueueItem *i, Guest *g); /* its turn has come, the guest is ready */
-void queue_retry(QueueItem *i);        /* it was not carried out, or that is not known: again when the guest is ready */
+void queue_retry(
+        QueueItem *i); /* it was not carried out, or that is not known: again when the guest is ready */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A line for each guest. The head of a line is carried out when it is on disk and the guest is ready; it leaves the line
- * when its job has ended, and that is when the next one's turn has come. The job itself writes it down and takes it out.
+ * A line for each guest. The head of a line is carried out when it is on disk and the guest is ready; it
+ * leaves the line when its job has ended, and that is when the next one's turn has come. The job itself
+ * writes it down and takes it out.
  */
 
 #include "hostd/queue-private.h"
@@ -85,14 +86,18 @@ static void arm_expiry(Queue *q)
         if (first == UINT64_MAX)
                 loop_timer_set(q->expiry, USEC_INFINITY, 0);
         else
-                loop_timer_set(q->expiry, fs_now_usec() + MIN(first > now ? first - now : 0, CLOCK_LOOK_USEC), USEC_PER_SEC / 10);
+                loop_timer_set(q->expiry,
+                               fs_now_usec() + MIN(first > now ? first - now : 0, CLOCK_LOOK_USEC),
+                               USEC_PER_SEC / 10);
 }
 
 static void expire(QueueItem *i)
 {
-        g_autofree char *text = g_strdup_printf("Guest %s was not ready within the item's ttl: it is not carried out", i->guest_name);
+        g_autofree char *text = g_strdup_printf(
+                "Guest %s was not ready within the item's ttl: it is not carried out", i->guest_name);
 
-        log_guest(LOG_WARNING, i->guest_uuid, i->guest_name, i->id, "Queued item %" PRIu32 ": %s", i->id, text);
+        log_guest(LOG_WARNING, i->guest_uuid, i->guest_name, i->id, "Queued item %" PRIu32 ": %s", i->id,
+                  text);
         job_finish(i->queue->jobs, item_job(i), WIRE_TIMEOUT, text, NULL);
 }
 
@@ -272,7 +277,8 @@ static void key_add(Queue *q, const QueueItem *i, const char *key)
 {
         if (!key)
                 return;
-        if (g_hash_table_size(q->keys) > KEYS_KEPT && g_hash_table_size(q->keys) > 2 * g_hash_table_size(jobs_all(q->jobs)))
+        if (g_hash_table_size(q->keys) > KEYS_KEPT &&
+            g_hash_table_size(q->keys) > 2 * g_hash_table_size(jobs_all(q->jobs)))
                 (void)g_hash_table_foreach_remove(q->keys, is_forgotten, q->jobs);
         g_hash_table_replace(q->keys, key_format(i->guest_uuid, i->uid, key), GUINT_TO_POINTER(i->id));
 }
@@ -296,7 +302,8 @@ static void on_written(void *userdata, int r)
         if (!j || i->is_on_disk)
                 return;
         if (r < 0) {
-                g_autofree char *text = g_strdup_printf("The item cannot be written down: %s", g_strerror(-r));
+                g_autofree char *text =
+                        g_strdup_printf("The item cannot be written down: %s", g_strerror(-r));
                 g_autofree char *uuid = g_strdup(i->guest_uuid);
 
                 tell_waiters(i, r == -ENOSPC ? WIRE_NO_SPACE : WIRE_FAILED, text, NULL);
@@ -322,7 +329,8 @@ static void wait_for_disk(QueueItem *i, QueueDone done, void *userdata)
 }
 
 /* Whether a new item may be made; else `done` was told why not, or of the item that has the key. */
-static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions *o, QueueDone done, void *userdata)
+static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions *o, QueueDone done,
+                    void *userdata)
 {
         const Config *c = host_config(jobs_host(q->jobs));
         g_autofree char *uid = uid_key(caller->uid), *text = NULL;
@@ -337,7 +345,8 @@ static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions
                 return false;
         }
         if (!jobs_store(q->jobs)) {
-                done(userdata, WIRE_UNSUPPORTED, "hostd has no place to keep queued items: its log says why", NULL);
+                done(userdata, WIRE_UNSUPPORTED, "hostd has no place to keep queued items: its log says why",
+                     NULL);
                 return false;
         }
         if (o->key && (!*o->key || strlen(o->key) > KEY_MAX)) {
@@ -346,13 +355,17 @@ static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions
                 return false;
         }
         if (queue_length(q, guest_uuid(g)) >= c->max_queued_per_guest) {
-                text = g_strdup_printf("%" PRIu32 " items wait for guest %s, the most that may (MaxQueuedPerGuest= of hostd.conf)",
-                                       queue_length(q, guest_uuid(g)), guest_name(g));
+                text = g_strdup_printf(
+                        "%" PRIu32
+                        " items wait for guest %s, the most that may (MaxQueuedPerGuest= of hostd.conf)",
+                        queue_length(q, guest_uuid(g)), guest_name(g));
                 done(userdata, WIRE_LIMITS_EXCEEDED, text, NULL);
                 return false;
         }
-        if (!quota_take(jobs_quota(q->jobs), QUOTA_QUEUED, uid, caller->uid == 0 ? UINT32_MAX : c->max_queued_per_caller)) {
-                text = g_strdup_printf("User %s has %" PRIu32 " items in the queue, the most that one user may have "
+        if (!quota_take(jobs_quota(q->jobs), QUOTA_QUEUED, uid,
+                        caller->uid == 0 ? UINT32_MAX : c->max_queued_per_caller)) {
+                text = g_strdup_printf("User %s has %" PRIu32
+                                       " items in the queue, the most that one user may have "
                                        "(MaxQueuedPerCaller= of hostd.conf)",
                                        uid, quota_count(jobs_quota(q->jobs), QUOTA_QUEUED, uid));
                 done(userdata, WIRE_LIMITS_EXCEEDED, text, NULL);
@@ -361,7 +374,8 @@ static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions
         return true;
 }
 
-static void add(Queue *q, QueueItem *i, Job *j, json_object *params, const QueueOptions *o, QueueDone done, void *userdata)
+static void add(Queue *q, QueueItem *i, Job *j, json_object *params, const QueueOptions *o, QueueDone done,
+                void *userdata)
 {
         uint64_t ttl = o->ttl_usec ? o->ttl_usec : host_config(jobs_host(q->jobs))->queue_ttl_usec;
 
@@ -384,8 +398,9 @@ static void add(Queue *q, QueueItem *i, Job *j, json_object *params, const Queue
                         });
 }
 
-void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const char *topic, const void *payload, size_t n,
-                   const QueueOptions *options, QueueDone done, void *userdata)
+void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const char *topic,
+                   const void *payload, size_t n, const QueueOptions *options, QueueDone done,
+                   void *userdata)
 {
         g_autofree char *text = NULL;
         WireError error = delivery_check(g, topic, n, &text);
@@ -408,7 +423,8 @@ void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const
         json_object_object_add(params, "topic", json_object_new_string(topic));
         json_object_object_add(params, "call", json_object_new_boolean(is_call));
         json_object_object_add(params, "message_id", json_object_new_int64((int64_t)i->message_id));
-        add(q, i, jobs_add_queued(q->jobs, JOB_SEND, g, caller, topic, "", &queue_message_ops, q), params, options, done, userdata);
+        add(q, i, jobs_add_queued(q->jobs, JOB_SEND, g, caller, topic, "", &queue_message_ops, q), params,
+            options, done, userdata);
 }
 
 static json_object *command_format(const char *const *argv, const ExecOptions *o)
@@ -436,15 +452,16 @@ static json_object *command_format(const char *const *argv, const ExecOptions *o
         return start;
 }
 
-void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *exec,
-                   const QueueOptions *options, QueueDone done, void *userdata)
+void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *argv,
+                   const ExecOptions *exec, const QueueOptions *options, QueueDone done, void *userdata)
 {
         g_autofree char *line = g_strjoinv(" ", (char **)argv);
         json_object *params;
         QueueItem *i;
 
         if (exec->tty || exec->input) {
-                done(userdata, WIRE_UNSUPPORTED, "A queued command has no terminal and no standard input", NULL);
+                done(userdata, WIRE_UNSUPPORTED, "A queued command has no terminal and no standard input",
+                     NULL);
                 return;
         }
         if (!may_add(q, g, caller, options, done, userdata))
@@ -453,7 +470,8 @@ void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *
         i->start = command_format(argv, exec);
         params = json_object_new_object();
         json_object_object_add(params, "start", json_object_get(i->start));
-        add(q, i, jobs_add_queued(q->jobs, JOB_EXEC, g, caller, line, "", &queue_command_ops, q), params, options, done, userdata);
+        add(q, i, jobs_add_queued(q->jobs, JOB_EXEC, g, caller, line, "", &queue_command_ops, q), params,
+            options, done, userdata);
 }
 
 void queue_push(Queue *q, Guest *g, const Caller *caller, const char *host_path, const char *guest_path,
@@ -470,7 +488,8 @@ void queue_push(Queue *q, Guest *g, const Caller *caller, const char *host_path,
         }
         if (!may_add(q, g, caller, options, done, userdata))
                 return;
-        error = transfer_queue(q->jobs, JOB_PUSH, g, caller, host_path, guest_path, transfer, &j, &params, &text);
+        error = transfer_queue(q->jobs, JOB_PUSH, g, caller, host_path, guest_path, transfer, &j, &params,
+                               &text);
         if (error != WIRE_OK) {
                 g_autofree char *uid = uid_key(caller->uid);
 
@@ -498,12 +517,14 @@ int queue_restore(Queue *q, const StoreItem *item)
                 i->payload = item->n_payload > 0 ? g_memdup2(item->payload, item->n_payload) : NULL;
                 i->n_payload = item->n_payload;
                 i->message_id = (uint64_t)message_int(o, "message_id", 0);
-        } else if (item->kind == JOB_EXEC && json_object_is_type(message_obj(start, "argv"), json_type_array)) {
+        } else if (item->kind == JOB_EXEC &&
+                   json_object_is_type(message_obj(start, "argv"), json_type_array)) {
                 json_object *argv = message_obj(start, "argv");
                 GString *s = g_string_new(NULL);
 
                 for (size_t n = 0; n < json_object_array_length(argv); n++)
-                        g_string_append_printf(s, "%s%s", n ? " " : "", json_object_get_string(json_object_array_get_idx(argv, n)));
+                        g_string_append_printf(s, "%s%s", n ? " " : "",
+                                               json_object_get_string(json_object_array_get_idx(argv, n)));
                 line = g_string_free(s, FALSE);
                 j = jobs_restore(q->jobs, item, line, "", &queue_command_ops, q);
                 i->start = json_object_get(start);
@@ -544,7 +565,8 @@ void queue_each(const Queue *q, const char *guest_uuid, QueueEach each, void *us
                 if (!j || !i->is_on_disk)
                         continue;
                 if (j->kind == JOB_SEND)
-                        description = g_strdup_printf("%s %s, %zu bytes", i->is_call ? "call" : "send", j->source, i->n_payload);
+                        description = g_strdup_printf("%s %s, %zu bytes", i->is_call ? "call" : "send",
+                                                      j->source, i->n_payload);
                 else if (j->kind == JOB_EXEC)
                         description = g_strdup(j->source);
                 else

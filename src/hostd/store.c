@@ -35,7 +35,7 @@ typedef enum WriteKind { WRITE_PUT, WRITE_REMOVE, WRITE_DONE, WRITE_STOP } Write
 typedef struct Write {
         WriteKind kind;
         uint32_t id;
-        StoreItem *item;                  /* WRITE_PUT: a copy; params as text in params_text */
+        StoreItem *item; /* WRITE_PUT: a copy; params as text in params_text */
         char *params_text, *groups_text;
         char *action, *guest_uuid, *boot_id; /* WRITE_DONE */
         StoreDone done;
@@ -134,7 +134,8 @@ static int open_database(const char *path, sqlite3 **ret)
         mode_t mask = umask(0077);
         int r;
 
-        r = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+        r = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                            NULL);
         (void)umask(mask);
         if (r == SQLITE_OK)
                 (void)sqlite3_busy_timeout(db, BUSY_TIMEOUT_MSEC);
@@ -145,7 +146,8 @@ static int open_database(const char *path, sqlite3 **ret)
         if (r == SQLITE_OK) {
                 r = sqlite3_step(check);
                 if (r == SQLITE_ROW)
-                        r = str_eq((const char *)sqlite3_column_text(check, 0), "ok") ? SQLITE_OK : SQLITE_CORRUPT;
+                        r = str_eq((const char *)sqlite3_column_text(check, 0), "ok") ? SQLITE_OK
+                                                                                      : SQLITE_CORRUPT;
         }
         (void)sqlite3_finalize(check);
         if (r == SQLITE_OK)
@@ -162,10 +164,12 @@ static void load_marks(Store *s)
 {
         sqlite3_stmt *q = NULL;
 
-        if (sqlite3_prepare_v2(s->db, "SELECT action, guest_uuid, boot_id FROM done", -1, &q, NULL) == SQLITE_OK)
+        if (sqlite3_prepare_v2(s->db, "SELECT action, guest_uuid, boot_id FROM done", -1, &q, NULL) ==
+            SQLITE_OK)
                 while (sqlite3_step(q) == SQLITE_ROW)
                         g_hash_table_insert(s->marks,
-                                            g_strdup_printf("%s\n%s", sqlite3_column_text(q, 0), sqlite3_column_text(q, 1)),
+                                            g_strdup_printf("%s\n%s", sqlite3_column_text(q, 0),
+                                                            sqlite3_column_text(q, 1)),
                                             g_strdup((const char *)sqlite3_column_text(q, 2)));
         (void)sqlite3_finalize(q);
         q = NULL;
@@ -192,8 +196,11 @@ int store_open(const char *directory, Store **ret)
         }
         r = open_database(path, &db);
         if (r == -EBADMSG) {
-                aside = g_strdup_printf("%s.broken-%" G_GUINT64_FORMAT, path, (guint64)(fs_realtime_usec() / USEC_PER_SEC));
-                log_error("%s is broken: it is set aside as %s, and a new one is begun; what was queued is lost", path, aside);
+                aside = g_strdup_printf("%s.broken-%" G_GUINT64_FORMAT, path,
+                                        (guint64)(fs_realtime_usec() / USEC_PER_SEC));
+                log_error("%s is broken: it is set aside as %s, and a new one is begun; what was queued is "
+                          "lost",
+                          path, aside);
                 if (rename(path, aside) < 0)
                         return -errno;
                 for (int i = 0; i < 2; i++) {
@@ -252,7 +259,8 @@ int store_load(Store *s, void (*each)(void *userdata, StoreItem *item), void *us
         int r;
 
         r = sqlite3_prepare_v2(s->db,
-                               "SELECT id, guest_uuid, guest_name, kind, queued, uid, gid, groups, params, payload, created,"
+                               "SELECT id, guest_uuid, guest_name, kind, queued, uid, gid, groups, params, "
+                               "payload, created,"
                                " expires, key FROM item ORDER BY id",
                                -1, &q, NULL);
         while (r == SQLITE_OK || r == SQLITE_ROW) {
@@ -263,7 +271,8 @@ int store_load(Store *s, void (*each)(void *userdata, StoreItem *item), void *us
                         break;
                 item = read_item(q);
                 if (!json_object_is_type(item->params, json_type_object)) {
-                        log_warning("queue.db: job %u has no readable parameters and is passed over", item->id);
+                        log_warning("queue.db: job %u has no readable parameters and is passed over",
+                                    item->id);
                         (void)store_item_free(item);
                 } else
                         each(userdata, item);
@@ -278,7 +287,8 @@ static int execute_put(sqlite3 *db, const Write *w)
         sqlite3_stmt *q = NULL;
         int r;
 
-        r = sqlite3_prepare_v2(db, "INSERT OR REPLACE INTO item VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", -1, &q, NULL);
+        r = sqlite3_prepare_v2(db, "INSERT OR REPLACE INTO item VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", -1, &q,
+                               NULL);
         if (r != SQLITE_OK)
                 return r;
         (void)sqlite3_bind_int64(q, 1, item->id);
@@ -301,7 +311,8 @@ static int execute_put(sqlite3 *db, const Write *w)
         if (r != SQLITE_DONE)
                 return r;
         r = sqlite3_prepare_v2(db,
-                               "INSERT INTO counter VALUES ('id', ?1) ON CONFLICT (name) DO UPDATE SET value = max(value, ?1)",
+                               "INSERT INTO counter VALUES ('id', ?1) ON CONFLICT (name) DO UPDATE SET "
+                               "value = max(value, ?1)",
                                -1, &q, NULL);
         if (r != SQLITE_OK)
                 return r;
@@ -319,8 +330,8 @@ static int execute(sqlite3 *db, const Write *w)
         if (w->kind == WRITE_PUT)
                 return execute_put(db, w);
         r = sqlite3_prepare_v2(db,
-                               w->kind == WRITE_REMOVE ? "DELETE FROM item WHERE id = ?" :
-                                                         "INSERT OR REPLACE INTO done VALUES (?, ?, ?)",
+                               w->kind == WRITE_REMOVE ? "DELETE FROM item WHERE id = ?"
+                                                       : "INSERT OR REPLACE INTO done VALUES (?, ?, ?)",
                                -1, &q, NULL);
         if (r != SQLITE_OK)
                 return r;

@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * What must outlive hostd: queued items, transfers that can be resumed, and which actions were carried out. One SQLite
- * database, STATE/queue.db, in WAL mode; the only file that knows sqlite3. Reading happens once, at the start; writing
- * happens on a thread of its own, in order, so that a slow disk delays nobody but who waits for that very write.
+ * What must outlive hostd: queued items, transfers that can be resumed, and which actions were carried out.
+ * One SQLite database, STATE/queue.db, in WAL mode; the only file that knows sqlite3. Reading happens once,
+ * at the start; writing happens on a thread of its own, in order, so that a slow disk delays nobody but who
+ * waits for that very write.
  */
 
 #include <stdbool.h>
@@ -16,24 +17,25 @@
 typedef struct Store Store;
 
 typedef struct StoreItem {
-        uint32_t id;             /* of the job */
+        uint32_t id; /* of the job */
         char *guest_uuid, *guest_name;
         JobKind kind;
-        bool is_queued;          /* waits for its guest; false: it is under way, and here to be resumed */
-        Caller *caller;          /* without a sender */
-        json_object *params;     /* whatever its engine needs to begin again */
+        bool is_queued;      /* waits for its guest; false: it is under way, and here to be resumed */
+        Caller *caller;      /* without a sender */
+        json_object *params; /* whatever its engine needs to begin again */
         uint8_t *payload;
         size_t n_payload;
         uint64_t created_at, expires_at; /* µs since the epoch; expires_at 0: never */
-        char *key;               /* idempotency; NULL */
+        char *key;                       /* idempotency; NULL */
 } StoreItem;
 StoreItem *store_item_free(StoreItem *item);
 
 /* Called on the main thread when it is on disk (0), or could not be written (-errno). May be NULL. */
 typedef void (*StoreDone)(void *userdata, int r);
 
-/* Makes the directory and the file (0700, 0600). A database that is broken is set aside as queue.db.broken-TIME, with a
- * logged error, and a new one begun. 0, or -errno: then hostd runs without, and queueing is refused. */
+/* Makes the directory and the file (0700, 0600). A database that is broken is set aside as
+ * queue.db.broken-TIME, with a logged error, and a new one begun. 0, or -errno: then hostd runs without, and
+ * queueing is refused. */
 int store_open(const char *directory, Store **ret);
 Store *store_free(Store *s); /* waits until all was written */
 
@@ -41,7 +43,8 @@ Store *store_free(Store *s); /* waits until all was written */
 int store_load(Store *s, void (*each)(void *userdata, StoreItem *item), void *userdata);
 uint32_t store_last_id(const Store *s); /* the highest id that was ever put; 0: none */
 
-void store_put(Store *s, const StoreItem *item, StoreDone done, void *userdata); /* replaces one of the same id */
+void store_put(Store *s, const StoreItem *item, StoreDone done,
+               void *userdata); /* replaces one of the same id */
 void store_remove(Store *s, uint32_t id, StoreDone done, void *userdata);
 
 /* Actions: what was carried out for which guest, at which boot. Answered from memory. */

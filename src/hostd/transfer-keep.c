@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Transfers that outlive hostd, and those that wait in the queue before they begin. What is written down is the request
- * and what the source was; how far it came is found out from what lies at the destination.
+ * Transfers that outlive hostd, and those that wait in the queue before they begin. What is written down is
+ * the request and what the source was; how far it came is found out from what lies at the destination.
  */
 
 #include "hostd/transfer-private.h"
@@ -106,7 +106,8 @@ static void source_parse(json_object *o, Source *ret)
 int transfer_restore(Jobs *js, const StoreItem *item, Job **ret)
 {
         json_object *o = item->params, *source = message_obj(o, "source");
-        const char *host_path = message_str(o, "host_path", NULL), *guest_path = message_str(o, "guest_path", "");
+        const char *host_path = message_str(o, "host_path", NULL),
+                   *guest_path = message_str(o, "guest_path", "");
         int64_t mode = message_int(o, "mode", -1);
         bool has_fd = message_bool(o, "fd", false), is_push = item->kind == JOB_PUSH;
         const char *shown = host_path ? host_path : "";
@@ -121,7 +122,8 @@ int transfer_restore(Jobs *js, const StoreItem *item, Job **ret)
         Transfer *t;
         Job *j;
 
-        if (!name_is_absolute_path(guest_path) || (!has_fd && (!host_path || !name_is_absolute_path(host_path))))
+        if (!name_is_absolute_path(guest_path) ||
+            (!has_fd && (!host_path || !name_is_absolute_path(host_path))))
                 return -EINVAL;
         t = transfer_make(js, has_fd ? NULL : host_path, -1, guest_path, &options);
         if (!t)
@@ -129,7 +131,8 @@ int transfer_restore(Jobs *js, const StoreItem *item, Job **ret)
         t->n_attempts = item->is_queued && !source ? 0 : 1;
         if (source)
                 source_parse(source, &t->source);
-        j = jobs_restore(js, item, is_push ? shown : guest_path, is_push ? guest_path : shown, &transfer_ops, t);
+        j = jobs_restore(js, item, is_push ? shown : guest_path, is_push ? guest_path : shown, &transfer_ops,
+                         t);
         if (!j)
                 return -EINVAL;
         t->job = j;
@@ -145,8 +148,9 @@ int transfer_restore(Jobs *js, const StoreItem *item, Job **ret)
         return 0;
 }
 
-WireError transfer_queue(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path, const char *guest_path,
-                         const TransferOptions *options, Job **ret, json_object **ret_params, char **ret_text)
+WireError transfer_queue(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path,
+                         const char *guest_path, const TransferOptions *options, Job **ret,
+                         json_object **ret_params, char **ret_text)
 {
         bool is_push = kind == JOB_PUSH;
         WireError error = transfer_check(g, host_path, guest_path, ret_text);
@@ -159,8 +163,8 @@ WireError transfer_queue(Jobs *js, JobKind kind, Guest *g, const Caller *caller,
                 *ret_text = g_strdup("No memory");
                 return WIRE_FAILED;
         }
-        t->job = jobs_add_queued(js, kind, g, caller, is_push ? host_path : guest_path, is_push ? guest_path : host_path,
-                                 &transfer_ops, t);
+        t->job = jobs_add_queued(js, kind, g, caller, is_push ? host_path : guest_path,
+                                 is_push ? guest_path : host_path, &transfer_ops, t);
         *ret = t->job;
         *ret_params = transfer_params_format(t);
         return WIRE_OK;

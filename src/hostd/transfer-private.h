@@ -21,9 +21,9 @@ typedef struct Transfer {
         Job *job; /* NULL: the job was freed, the stream's end is still to come */
         char *host_path, *guest_path, *owner, *overwrite;
         TransferOptions options;
-        int fd;             /* the caller's; of a regular file it is held for the next attempt */
+        int fd; /* the caller's; of a regular file it is held for the next attempt */
         bool has_fd;
-        bool fd_is_file;    /* regular, so that an attempt can begin again at fd_offset */
+        bool fd_is_file; /* regular, so that an attempt can begin again at fd_offset */
         int64_t fd_offset;
         Source source;
         unsigned n_attempts, n_fruitless;
@@ -31,11 +31,11 @@ typedef struct Transfer {
 
         Opener *opener;
         GuestStream *stream;
-        int in_fd, out_fd;        /* the stream's, until it is opened */
+        int in_fd, out_fd; /* the stream's, until it is opened */
         bool active, worker_done, cancelled;
-        WireError error;          /* what ended this attempt; WIRE_OK so far */
+        WireError error; /* what ended this attempt; WIRE_OK so far */
         char *text, *digest;
-        LoopTimer *timer;         /* the other end's grace, or the pause before the next attempt */
+        LoopTimer *timer; /* the other end's grace, or the pause before the next attempt */
 } Transfer;
 
 /* Writes down, or again, what a hostd started later needs. What nobody could go on with is not. */
@@ -44,7 +44,8 @@ void transfer_fd_name(const Job *j, char ret[static 32]); /* in systemd's descri
 json_object *transfer_params_format(const Transfer *t);
 
 /* NULL: no memory. */
-Transfer *transfer_make(Jobs *js, const char *host_path, int fd, const char *guest_path, const TransferOptions *options);
+Transfer *transfer_make(Jobs *js, const char *host_path, int fd, const char *guest_path,
+                        const TransferOptions *options);
 void transfer_drop(Transfer *t);
 extern const JobOps transfer_ops;
 /* Leftovers of a pull that nobody will go on with are removed by a worker with the caller's rights. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * An attempt has two ends, the worker and the stream to the guest's carrier, joined by two pipes; it is over when both
- * ends are. What stopped first is the reason. An attempt that lost its channel leaves the job waiting for the guest, and
- * the next one offers what there is already under the same transfer id. The bytes themselves never come by here.
+ * An attempt has two ends, the worker and the stream to the guest's carrier, joined by two pipes; it is over
+ * when both ends are. What stopped first is the reason. An attempt that lost its channel leaves the job
+ * waiting for the guest, and the next one offers what there is already under the same transfer id. The bytes
+ * themselves never come by here.
  */
 
 #include "hostd/transfer-private.h"
@@ -24,9 +25,9 @@
 #include "proto/message.h"
 #include "proto/name.h"
 
-#define CLOSE_GRACE_USEC (10 * USEC_PER_SEC)  /* between the two ends of an attempt */
-#define RETRY_USEC (500 * USEC_PER_MSEC)      /* first pause when the guest stayed ready */
-#define FRUITLESS_MAX 10u                     /* attempts in a row that moved nothing */
+#define CLOSE_GRACE_USEC (10 * USEC_PER_SEC) /* between the two ends of an attempt */
+#define RETRY_USEC (500 * USEC_PER_MSEC)     /* first pause when the guest stayed ready */
+#define FRUITLESS_MAX 10u                    /* attempts in a row that moved nothing */
 
 void transfer_drop(Transfer *t)
 {
@@ -78,19 +79,24 @@ static void set_error(Transfer *t, WireError error, const char *text)
 
 static bool may_resume(const Transfer *t)
 {
-        return t->options.resume && (!t->has_fd || t->fd_is_file) && !t->source.is_stream && t->job->guest && !t->cancelled;
+        return t->options.resume && (!t->has_fd || t->fd_is_file) && !t->source.is_stream && t->job->guest &&
+               !t->cancelled;
 }
 
 static void finish(Transfer *t, WireError error, const char *text)
 {
         Job *j = t->job;
         g_autofree char *sentence = NULL;
-        const char *host = t->has_fd ? "a file descriptor" : j->kind == JOB_PUSH ? j->source : j->destination;
+        const char *host = t->has_fd             ? "a file descriptor"
+                           : j->kind == JOB_PUSH ? j->source
+                                                 : j->destination;
 
         if (error != WIRE_OK && j->kind == JOB_PUSH)
-                sentence = g_strdup_printf("Cannot push %s to %s:%s: %s", host, j->guest_name, j->destination, text);
+                sentence = g_strdup_printf("Cannot push %s to %s:%s: %s", host, j->guest_name,
+                                           j->destination, text);
         else if (error != WIRE_OK)
-                sentence = g_strdup_printf("Cannot pull %s:%s to %s: %s", j->guest_name, j->source, host, text);
+                sentence =
+                        g_strdup_printf("Cannot pull %s:%s to %s: %s", j->guest_name, j->source, host, text);
         t->fd = fd_close(t->fd);
         if (t->has_fd && job_kept(j)) {
                 char name[32];
@@ -116,7 +122,8 @@ static void finish(Transfer *t, WireError error, const char *text)
                 .text = sentence,
         });
         job_finish(t->jobs, j, error, sentence, error == WIRE_OK ? t->digest : NULL);
-        if (error != WIRE_OK && j->kind == JOB_PUSH && t->n_attempts > 0 && j->guest && guest_state(j->guest) == GUEST_READY)
+        if (error != WIRE_OK && j->kind == JOB_PUSH && t->n_attempts > 0 && j->guest &&
+            guest_state(j->guest) == GUEST_READY)
                 jobs_tell_live_transfers(t->jobs, j->guest);
 }
 
@@ -129,8 +136,8 @@ static void wait_for_guest(Transfer *t)
                 finish(t, t->error, t->text);
                 return;
         }
-        log_guest(LOG_INFO, j->guest_uuid, j->guest_name, j->id, "Job %" PRIu32 " was interrupted and waits for guest %s",
-                  j->id, j->guest_name);
+        log_guest(LOG_INFO, j->guest_uuid, j->guest_name, j->id,
+                  "Job %" PRIu32 " was interrupted and waits for guest %s", j->id, j->guest_name);
         job_set_state(t->jobs, j, JOB_WAITING);
         if (guest_state(j->guest) == GUEST_READY)
                 loop_timer_set(t->timer, fs_now_usec() + (RETRY_USEC << t->n_fruitless), RETRY_USEC / 4);
@@ -180,7 +187,8 @@ static json_object *packet_new(const char *what)
         return o;
 }
 
-static void on_stream_closed(void *userdata, WireError error, const char *text, uint64_t n_in, uint64_t n_out)
+static void on_stream_closed(void *userdata, WireError error, const char *text, uint64_t n_in,
+                             uint64_t n_out)
 {
         Transfer *t = userdata;
 
@@ -189,10 +197,12 @@ static void on_stream_closed(void *userdata, WireError error, const char *text, 
                 transfer_drop(t);
                 return;
         }
-        /* A worker that is done has seen the other side's DONE: what the channel did afterwards takes nothing from that. */
+        /* A worker that is done has seen the other side's DONE: what the channel did afterwards takes
+         * nothing from that. */
         if (!t->worker_done) {
                 set_error(t, error, text);
-                if (error != WIRE_OK && !t->source.known) /* nothing begun: it waits for what will not come */
+                if (error != WIRE_OK &&
+                    !t->source.known) /* nothing begun: it waits for what will not come */
                         t->worker_done = true;
                 else if (error != WIRE_OK && error != WIRE_INTERRUPTED)
                         (void)opener_send(t->opener, packet_new("cancel"));
@@ -222,7 +232,8 @@ static void learn_source(Transfer *t, json_object *o)
                 t->source = s;
                 transfer_keep(t);
         }
-        job_set_progress(t->jobs, t->job, t->job->bytes_done, t->job->files_done, s.n_bytes, get_size(o, "files"));
+        job_set_progress(t->jobs, t->job, t->job->bytes_done, t->job->files_done, s.n_bytes,
+                         get_size(o, "files"));
 }
 
 static void put_expect(const Transfer *t, json_object *o)
@@ -267,7 +278,8 @@ static void on_stream_opened(void *userdata, json_object *reply)
                         json_object_object_add(o, facts[i], json_object_get(v));
         }
         name = message_str(reply, "name", NULL);
-        put_str(o, "name", name && !strchr(name, '/') && name_is_tree_path(name, strlen(name)) ? name : "file");
+        put_str(o, "name",
+                name && !strchr(name, '/') && name_is_tree_path(name, strlen(name)) ? name : "file");
         if (opener_send(t->opener, o) < 0) {
                 set_error(t, WIRE_FAILED, "The helper process could not be told of the source");
                 guest_stream_cancel(t->stream, t->error, t->text);
@@ -325,8 +337,8 @@ static void on_worker_done(Transfer *t, json_object *o)
         else if (n_failed > 0)
                 error = WIRE_FAILED;
         if (n_failed > 1 || (n_failed > 0 && t->source.is_tree))
-                sentence = g_strdup_printf("%" PRId64 " of its entries failed, the first being %s: %s", n_failed, path,
-                                           *text ? text : wire_error_to_string(error));
+                sentence = g_strdup_printf("%" PRId64 " of its entries failed, the first being %s: %s",
+                                           n_failed, path, *text ? text : wire_error_to_string(error));
         else
                 sentence = g_strdup(*text ? text : wire_error_to_string(error));
         set_error(t, error, sentence);
@@ -373,7 +385,8 @@ static void on_worker_ended(void *userdata)
         t->opener = opener_free(t->opener);
         if (!t->active || t->worker_done)
                 return;
-        set_error(t, WIRE_FAILED, "The helper process that has the caller's rights ended before its work was done");
+        set_error(t, WIRE_FAILED,
+                  "The helper process that has the caller's rights ended before its work was done");
         worker_is_done(t);
 }
 
@@ -389,7 +402,8 @@ static void on_timer(void *userdata)
                 return;
         }
         if (!t->worker_done) {
-                set_error(t, WIRE_FAILED, "The helper process does not end; the file system of the path may hang");
+                set_error(t, WIRE_FAILED,
+                          "The helper process does not end; the file system of the path may hang");
                 t->worker_done = true;
                 if (!t->stream) {
                         conclude(t);
@@ -423,7 +437,8 @@ static void on_start(void *userdata, Job *j)
         t->worker_done = false;
         t->bytes_before = j->bytes_done;
         if (t->has_fd && t->fd < 0) {
-                finish(t, WIRE_INTERRUPTED, "hostd was restarted, and nobody has kept the caller's file descriptor");
+                finish(t, WIRE_INTERRUPTED,
+                       "hostd was restarted, and nobody has kept the caller's file descriptor");
                 return;
         }
         if (t->fd_is_file && t->n_attempts > 0)
@@ -432,7 +447,8 @@ static void on_start(void *userdata, Job *j)
         if (!t->fd_is_file)
                 t->fd = fd_close(t->fd);
         if (r < 0) {
-                g_autofree char *text = g_strdup_printf("The helper process cannot be started: %s", g_strerror(-r));
+                g_autofree char *text =
+                        g_strdup_printf("The helper process cannot be started: %s", g_strerror(-r));
                 finish(t, WIRE_FAILED, text);
                 return;
         }
@@ -510,7 +526,8 @@ const JobOps transfer_ops = {
         .guest_state = on_guest_state,
 };
 
-Transfer *transfer_make(Jobs *js, const char *host_path, int fd, const char *guest_path, const TransferOptions *options)
+Transfer *transfer_make(Jobs *js, const char *host_path, int fd, const char *guest_path,
+                        const TransferOptions *options)
 {
         Transfer *t = g_new0(Transfer, 1);
         struct stat st;
@@ -553,13 +570,14 @@ WireError transfer_check(const Guest *g, const char *host_path, const char *gues
                 return WIRE_OK;
         *ret_text = g_strdup_printf("The path \"%s\" %s %s must be absolute, at most %u bytes, and without "
                                     "empty, \".\" or \"..\" components",
-                                    wrong, wrong == host_path ? "on the host for guest" : "in guest", guest_name(g),
-                                    PATH_BYTES_MAX);
+                                    wrong, wrong == host_path ? "on the host for guest" : "in guest",
+                                    guest_name(g), PATH_BYTES_MAX);
         return WIRE_INVALID_PATH;
 }
 
-WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path, int fd,
-                         const char *guest_path, const TransferOptions *options, Job **ret, char **ret_text)
+WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller, const char *host_path,
+                         int fd, const char *guest_path, const TransferOptions *options, Job **ret,
+                         char **ret_text)
 {
         _cleanup_close_ int taken = fd;
         const char *host = host_path ? host_path : "";
@@ -569,8 +587,9 @@ WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller,
         if (error != WIRE_OK || (error = jobs_check_guest(g, ret_text)) != WIRE_OK)
                 return error;
         if (!guest_domain(g)->data_socket) {
-                *ret_text = g_strdup_printf("Guest %s has no data channel, which files need; \"vmferry enable %s\" adds it",
-                                            guest_name(g), guest_name(g));
+                *ret_text = g_strdup_printf(
+                        "Guest %s has no data channel, which files need; \"vmferry enable %s\" adds it",
+                        guest_name(g), guest_name(g));
                 return WIRE_NO_CHANNEL;
         }
         t = transfer_make(js, host_path, TAKE_FD(taken), guest_path, options);
@@ -578,8 +597,8 @@ WireError transfer_start(Jobs *js, JobKind kind, Guest *g, const Caller *caller,
                 *ret_text = g_strdup("No memory");
                 return WIRE_FAILED;
         }
-        error = jobs_add(js, kind, g, caller, kind == JOB_PUSH ? host : guest_path, kind == JOB_PUSH ? guest_path : host,
-                         &transfer_ops, t, &t->job, ret_text);
+        error = jobs_add(js, kind, g, caller, kind == JOB_PUSH ? host : guest_path,
+                         kind == JOB_PUSH ? guest_path : host, &transfer_ops, t, &t->job, ret_text);
         if (error != WIRE_OK)
                 return error;
         t->job->detached = options->detach;

@@ -28,8 +28,8 @@ typedef enum WireError {
         WIRE_NO_HANDLER,
         WIRE_INVALID_PATH,
         WIRE_SOURCE_CHANGED,
-        WIRE_INVALID_ARGS,      /* on the bus: org.freedesktop.DBus.Error.InvalidArgs */
-        WIRE_FAILED,            /* anything else; on the bus: org.freedesktop.DBus.Error.Failed */
+        WIRE_INVALID_ARGS, /* on the bus: org.freedesktop.DBus.Error.InvalidArgs */
+        WIRE_FAILED,       /* anything else; on the bus: org.freedesktop.DBus.Error.Failed */
         _WIRE_ERROR_MAX,
 } WireError;
 

@@ -50,7 +50,8 @@ static WireError on_call(void *userdata, uint64_t token, const char *topic, cons
         return call_result;
 }
 
-static void on_called(void *userdata, uint64_t token, WireError error, const char *text, const void *payload, size_t n)
+static void on_called(void *userdata, uint64_t token, WireError error, const char *text, const void *payload,
+                      size_t n)
 {
         called_token = token;
         called_error = error;
@@ -141,7 +142,8 @@ static json_object *hear(int fd)
 static void expect(int fd, const char *json)
 {
         json_object *o = hear(fd), *wanted = json_tokener_parse(json);
-        ck_assert_msg(o && json_object_equal(o, wanted), "%s instead of %s", json_object_to_json_string(o), json);
+        ck_assert_msg(o && json_object_equal(o, wanted), "%s instead of %s", json_object_to_json_string(o),
+                      json);
         json_object_put(o);
         json_object_put(wanted);
 }
@@ -221,7 +223,8 @@ START_TEST(served)
         char answer[128];
         long long number = message_int(o, "call", 0);
         json_object_put(o);
-        (void)snprintf(answer, sizeof(answer), "{\"method\":\"answer\",\"call\":%lld,\"text\":\"2\"}", number);
+        (void)snprintf(answer, sizeof(answer), "{\"method\":\"answer\",\"call\":%lld,\"text\":\"2\"}",
+                       number);
         say(b, answer); /* not its call */
         expect_error(b, "NotFound");
         say(a, answer);
@@ -338,8 +341,11 @@ END_TEST
 
 START_TEST(garbage)
 {
-        static const char *const lines[] = { "hello", "[1]", "{\"a\":", "{\"method\":\"publish\"} x", "\xff\xfe",
-                                             "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":1}}}}}}}}}" };
+        static const char *const lines[] = {
+                "hello",    "[1]",
+                "{\"a\":",  "{\"method\":\"publish\"} x",
+                "\xff\xfe", "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":1}}}}}}}}}"
+        };
         for (size_t i = 0; i < ELEMENTSOF(lines); i++) {
                 int a = client();
                 say(a, lines[i]);

@@ -20,7 +20,8 @@ static struct {
 static size_t n_sent, n_room;
 static uint32_t last_request;
 
-static int on_send(void *userdata, const char *topic, uint64_t id, const void *payload, size_t n, uint32_t *ret_request)
+static int on_send(void *userdata, const char *topic, uint64_t id, const void *payload, size_t n,
+                   uint32_t *ret_request)
 {
         if (send_result < 0)
                 return send_result;

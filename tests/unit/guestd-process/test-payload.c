@@ -15,7 +15,8 @@ START_TEST(there_and_back)
                                 data[k] = is_text ? (uint8_t)('a' + k % 26) : (uint8_t)(255 - k * 7);
                         json_object *o = json_object_new_object(), *value;
                         ck_assert_int_eq(payload_put(o, data, sizes[i]), 0);
-                        ck_assert(json_object_object_get_ex(o, is_text || sizes[i] == 0 ? "text" : "data64", &value));
+                        ck_assert(json_object_object_get_ex(o, is_text || sizes[i] == 0 ? "text" : "data64",
+                                                            &value));
                         uint8_t *back = NULL;
                         size_t n = 1;
                         ck_assert_int_eq(payload_get(o, &back, &n), 0);

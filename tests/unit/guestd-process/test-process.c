@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Commands, from the method to the last descendant, with real processes of this machine. VMFERRY_TEST_STARTS sets how
- * many starts the leak test makes.
+ * Commands, from the method to the last descendant, with real processes of this machine. VMFERRY_TEST_STARTS
+ * sets how many starts the leak test makes.
  */
 #include <check.h>
 #include <dirent.h>
@@ -287,12 +287,15 @@ START_TEST(errors_are_told_apart)
         ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 126);
         ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"/etc\"]}"), "PermissionDenied");
         ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 126);
-        ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"],\"user\":\"no-such-user\"}"), "InvalidArgs");
+        ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"],\"user\":\"no-such-user\"}"),
+                         "InvalidArgs");
         ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 0);
-        ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"],\"cwd\":\"/no/such/directory\"}"), "InvalidPath");
+        ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"],\"cwd\":\"/no/such/directory\"}"),
+                         "InvalidPath");
         ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 0);
         ck_assert_ptr_nonnull(strstr(message_str(w.reply, "message", ""), "directory"));
-        ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"],\"cwd\":\"/etc/passwd\"}"), "InvalidPath");
+        ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"],\"cwd\":\"/etc/passwd\"}"),
+                         "InvalidPath");
         w.policy.exec_commands = (char **)no_commands;
         ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"]}"), "PermissionDenied");
         ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 0);
@@ -383,15 +386,19 @@ END_TEST
 START_TEST(environment_and_directory)
 {
         char buf[4096];
-        start_script("f1", "echo $HOME $USER $LOGNAME $SHELL $EXTRA; pwd; id -u; umask; ps -o stat= -p $$ | grep -c s",
-                     "{\"stdout\":true,\"user\":\"root\",\"env\":{\"EXTRA\":\"a b\",\"HOME\":\"/else\"}}");
+        start_script(
+                "f1",
+                "echo $HOME $USER $LOGNAME $SHELL $EXTRA; pwd; id -u; umask; ps -o stat= -p $$ | grep -c s",
+                "{\"stdout\":true,\"user\":\"root\",\"env\":{\"EXTRA\":\"a b\",\"HOME\":\"/else\"}}");
         take_output("f1", buf, sizeof(buf));
         ck_assert_str_eq(buf, "/else root root /bin/bash a b\n/root\n0\n0022\n1\n");
         start_script("f2", "pwd; echo $HOME", "{\"stdout\":true,\"cwd\":\"/usr\"}");
         take_output("f2", buf, sizeof(buf));
         ck_assert_str_eq(buf, "/usr\n/root\n");
-        start_script("f3", "id -un; id -u; id -gn; ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status",
-                     "{\"stdout\":true,\"user\":\"2\",\"cwd\":\"/\"}");
+        start_script(
+                "f3",
+                "id -un; id -u; id -gn; ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status",
+                "{\"stdout\":true,\"user\":\"2\",\"cwd\":\"/\"}");
         take_output("f3", buf, sizeof(buf));
         ck_assert_str_eq(buf, "bin\n2\nbin\n4\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
         /* A script that names no interpreter isn't given to a shell. */
@@ -402,7 +409,8 @@ START_TEST(environment_and_directory)
         ck_assert_str_eq(start(params), "PermissionDenied");
         ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 126);
         /* The PATH that counts is the command's. */
-        (void)snprintf(params, sizeof(params), "{\"id\":\"f5\",\"argv\":[\"true\"],\"env\":{\"PATH\":\"/nowhere\"}}");
+        (void)snprintf(params, sizeof(params),
+                       "{\"id\":\"f5\",\"argv\":[\"true\"],\"env\":{\"PATH\":\"/nowhere\"}}");
         ck_assert_str_eq(start(params), "NotFound");
         wait_until(&w.n_exited, 3);
 }
@@ -412,8 +420,11 @@ START_TEST(terminal)
 {
         char buf[4096];
         int in, out;
-        start_script("0a", "trap 'stty size' WINCH; stty size; read line; echo got $line; tty; sleep 0.2; echo end",
-                     "{\"tty\":true,\"stdin\":true,\"stdout\":true,\"rows\":50,\"columns\":65535,\"user\":\"bin\",\"cwd\":\"/\"}");
+        start_script(
+                "0a",
+                "trap 'stty size' WINCH; stty size; read line; echo got $line; tty; sleep 0.2; echo end",
+                "{\"tty\":true,\"stdin\":true,\"stdout\":true,\"rows\":50,\"columns\":65535,\"user\":"
+                "\"bin\",\"cwd\":\"/\"}");
         ck_assert_int_eq(process_take_fds(w.processes, "0a", PROCESS_STDIO, &in, &out), 0);
         ck_assert_int_eq(fs_write_all(in, "word\n", 5), 0);
         run_for(100000);
@@ -437,7 +448,8 @@ START_TEST(terminal)
 }
 END_TEST
 
-static const char hydra[] = "setsid sh -c 'echo $$ >%s.one; (trap \"\" TERM HUP; sh -c \"echo \\$\\$ >%s.two; sleep 1000; sleep 1000\") "
+static const char hydra[] = "setsid sh -c 'echo $$ >%s.one; (trap \"\" TERM HUP; sh -c \"echo \\$\\$ "
+                            ">%s.two; sleep 1000; sleep 1000\") "
                             "& sleep 1000' & sleep 1000";
 
 static void start_hydra(const char *id, const char *more, pid_t ret_pids[2])
@@ -473,7 +485,8 @@ END_TEST
 
 START_TEST(timeout_ends_the_tree)
 {
-        start_script("ba", "setsid sh -c \"sleep 1000 & sleep 1000\"", "{\"stdout\":true,\"stderr\":true,\"timeout\":200000}");
+        start_script("ba", "setsid sh -c \"sleep 1000 & sleep 1000\"",
+                     "{\"stdout\":true,\"stderr\":true,\"timeout\":200000}");
         wait_until(&w.n_exited, 1);
         if (!message_bool(w.exited, "timed_out", false)) /* setsid forked, and the command ended at once */
                 wait_until(&w.n_exited, 2);
@@ -611,7 +624,8 @@ START_TEST(detached_with_a_terminal)
 {
         char buf[256];
         int in, out;
-        start_script("dc", "tty >/dev/null && echo yes; read line; echo got $line", "{\"detach\":true,\"tty\":true,\"stdin\":true}");
+        start_script("dc", "tty >/dev/null && echo yes; read line; echo got $line",
+                     "{\"detach\":true,\"tty\":true,\"stdin\":true}");
         ck_assert_int_eq(process_take_fds(w.processes, "dc", PROCESS_STDIO, &in, &out), 0);
         ck_assert_int_lt(out, 0);
         ck_assert_int_eq(fs_write_all(in, "x\n", 2), 0);
@@ -665,14 +679,16 @@ START_TEST(nothing_leaks)
                 int in, out;
                 unsigned n_exited = w.n_exited;
                 (void)snprintf(id, sizeof(id), "%x", i + 1);
-                static const char *const kinds[] = { "{\"stdout\":true,\"stderr\":true}", "{\"stdin\":true,\"stdout\":true,\"tty\":true}",
+                static const char *const kinds[] = { "{\"stdout\":true,\"stderr\":true}",
+                                                     "{\"stdin\":true,\"stdout\":true,\"tty\":true}",
                                                      "{\"stdin\":true}", "{\"detach\":true}" };
                 start_script(id, "echo hello", kinds[i % 4]);
                 wait_until(&w.n_exited, n_exited + 1);
                 if (i % 4 == 0)
                         take_output(id, buf, sizeof(buf));
                 if (i % 4 == 3) {
-                        ck_assert_int_eq(process_take_fds(w.processes, id, PROCESS_SPOOL_STDOUT, &in, &out), 0);
+                        ck_assert_int_eq(process_take_fds(w.processes, id, PROCESS_SPOOL_STDOUT, &in, &out),
+                                         0);
                         read_all(out, buf, sizeof(buf));
                         ck_assert_str_eq(buf, "hello\n");
                 }

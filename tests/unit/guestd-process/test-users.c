@@ -53,9 +53,18 @@ START_TEST(table_of_names)
                 { "1001", 0, 1001, 1000, "/", "/bin/sh", 2 },
                 { "1000", 0, 2000, 2000, "/home/number", "/bin/sh", 1 }, /* a name goes before a number */
                 { "last", 0, 7, 7, "/", "/bin/sh", 1 },
-                { "ali", -ENOENT }, { "broken", -ENOENT }, { "short", -ENOENT }, { "huge", -ENOENT },
-                { "4294967295", -ENOENT }, { "99999999999999999999", -ENOENT }, { "3", -ENOENT },
-                { "", -EINVAL }, { "a:b", -EINVAL }, { "-x", -EINVAL }, { "a\nb", -EINVAL }, { "+", -ENOENT },
+                { "ali", -ENOENT },
+                { "broken", -ENOENT },
+                { "short", -ENOENT },
+                { "huge", -ENOENT },
+                { "4294967295", -ENOENT },
+                { "99999999999999999999", -ENOENT },
+                { "3", -ENOENT },
+                { "", -EINVAL },
+                { "a:b", -EINVAL },
+                { "-x", -EINVAL },
+                { "a\nb", -EINVAL },
+                { "+", -ENOENT },
         };
         for (size_t i = 0; i < ELEMENTSOF(table); i++) {
                 User u = { 0 };
@@ -118,7 +127,8 @@ static const char *get(char *const *env, const char *name)
 START_TEST(environment)
 {
         User u;
-        char *const extra[] = { (char *)"HOME=/else", (char *)"A=1", (char *)"A=2", (char *)"HOMER=x", NULL };
+        char *const extra[] = { (char *)"HOME=/else", (char *)"A=1", (char *)"A=2", (char *)"HOMER=x",
+                                NULL };
         ck_assert_int_eq(users_find("alice", &u), 0);
         ck_assert_int_eq(unsetenv("PATH"), 0);
         char **env = users_environment(&u, true, extra);

@@ -85,7 +85,9 @@ END_TEST
 START_TEST(test_by_uuid)
 {
         Told told = {};
-        Action *a = parse("[Action]\nGuests=uuid:ABCDEF00-2222-3333-4444-555555555555\nOn=message:go.now\n[Step s]\nSend=t\n", &told);
+        Action *a = parse("[Action]\nGuests=uuid:ABCDEF00-2222-3333-4444-555555555555\nOn=message:go.now\n["
+                          "Step s]\nSend=t\n",
+                          &told);
 
         ck_assert_ptr_nonnull(a);
         ck_assert_int_eq(a->on, ACTION_ON_MESSAGE);

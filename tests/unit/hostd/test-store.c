@@ -229,9 +229,11 @@ START_TEST(test_broken_is_set_aside)
         bool aside = false;
         Store *s;
 
-        ck_assert(g_file_set_contents(path, "this is no database, and it is longer than the header of one would be; "
-                                            "this is no database, and it is longer than the header of one would be",
-                                      -1, NULL));
+        ck_assert(
+                g_file_set_contents(path,
+                                    "this is no database, and it is longer than the header of one would be; "
+                                    "this is no database, and it is longer than the header of one would be",
+                                    -1, NULL));
         s = opened();
         all = loaded(s);
         ck_assert_uint_eq(all->len, 0);
