@@ -2,6 +2,7 @@
 """Fixtures of the tests on real virtual machines. One lab and one machine are shared by the tests of a module."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -19,6 +20,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Ended from outside, as Ctrl-C would: the machines and daemons go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: minutes of its own; left out with --quick")
 
 
