@@ -177,8 +177,11 @@ class Domain:
         return match and match[1]
 
     def console(self):
-        with open(self.console_path, errors="replace") as file:
-            return file.read()
+        try:
+            with open(self.console_path, errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:  # the lab has gone
+            return ""
 
     def guestd_starts(self):
         return self.console().count("lab: guestd starts")
