@@ -179,3 +179,21 @@ void jobs_guests_known(Jobs *js)
                         e->job.ops->guest_state(e->job.userdata, &e->job);
         }
 }
+
+/* Leftovers of transfers that nobody will go on with can be removed in the guest. */
+void jobs_tell_live_transfers(Jobs *js, Guest *g)
+{
+        json_object *o = json_object_new_object(), *live = json_object_new_array();
+        GHashTableIter i;
+        void *p;
+
+        g_hash_table_iter_init(&i, js->all);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                const Job *j = &((Entry *)p)->job;
+                if (j->guest == g && (j->kind == JOB_PUSH || j->kind == JOB_PULL) && !job_state_is_final(j->state))
+                        json_object_array_add(live, json_object_new_string(j->wire_id));
+        }
+        json_object_object_add(o, "method", json_object_new_string("transfer.live"));
+        json_object_object_add(o, "ids", live);
+        (void)guest_notify(g, o); /* a session lost just now will be told again */
+}

@@ -249,24 +249,6 @@ static void on_retention(void *userdata)
         arm_retention(js);
 }
 
-/* Leftovers of transfers that nobody will go on with can be removed in the guest. */
-void jobs_tell_live_transfers(Jobs *js, Guest *g)
-{
-        json_object *o = json_object_new_object(), *live = json_object_new_array();
-        GHashTableIter i;
-        void *p;
-
-        g_hash_table_iter_init(&i, js->all);
-        while (g_hash_table_iter_next(&i, NULL, &p)) {
-                const Job *j = &((Entry *)p)->job;
-                if (j->guest == g && is_transfer(j) && !job_state_is_final(j->state))
-                        json_object_array_add(live, json_object_new_string(j->wire_id));
-        }
-        json_object_object_add(o, "method", json_object_new_string("transfer.live"));
-        json_object_object_add(o, "ids", live);
-        (void)guest_notify(g, o); /* a session lost just now will be told again */
-}
-
 static void on_guest_state(void *userdata, Guest *g, GuestState old)
 {
         Jobs *js = userdata;
