@@ -38,6 +38,16 @@ typedef struct Exec {
         Escape escape;
 } Exec;
 
+static void exec_done(Exec *x)
+{
+        pump_close(&x->in);
+        pump_close(&x->out);
+        pump_close(&x->err);
+        free(x->job);
+        free(x->result);
+        free(x->error);
+}
+
 static int append_options(const Exec *x, sd_bus_message *m)
 {
         (void)sd_bus_message_open_container(m, 'a', "{sv}");
@@ -512,11 +522,13 @@ int command_exec(Cli *cli, int argc, char **argv)
                 { "attach", required_argument, NULL, 'a' },
                 {},
         };
-        Exec x = { .cli = cli, .timeout = UINT64_MAX };
+        _cleanup_(exec_done) Exec x = { .cli = cli, .timeout = UINT64_MAX };
+        _cleanup_free_ char **env = NULL;
         const char *attach_to = NULL;
         int o;
 
-        x.env = calloc((size_t)argc + 1, sizeof(char *)); /* one more than there can be options: TERM */
+        x.env = env =
+                calloc((size_t)argc + 1, sizeof(char *)); /* one more than there can be options: TERM */
         if (!x.env)
                 return EXIT_VMFERRY;
         while ((o = getopt_long(argc, argv, "+tiu:w:e:d", options, NULL)) >= 0)
@@ -574,7 +586,8 @@ int command_shell(Cli *cli, int argc, char **argv)
         char *shell[] = { (char *)"/bin/sh", (char *)"-c",
                           (char *)"cd 2>/dev/null; exec \"${SHELL:-/bin/sh}\" -l", NULL };
         char *env[1];
-        Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true, .env = env };
+        _cleanup_(exec_done)
+                Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true, .env = env };
         int o;
 
         while ((o = getopt_long(argc, argv, "u:", options, NULL)) >= 0) {

@@ -259,7 +259,11 @@ static void put_receiver_options(const Transfer *t, json_object *o)
         if (t->options.mode != UINT32_MAX)
                 put_int(o, "mode", t->options.mode);
         put_str(o, "owner", t->owner);
-        put_bool(o, "resume", t->options.resume && (!t->has_fd || t->job->kind == JOB_PUSH));
+        bool keep = t->options.resume && (!t->has_fd || t->job->kind == JOB_PUSH);
+
+        /* The first attempt finds nothing of ours: what is there is what "overwrite" is about. */
+        put_bool(o, "resume", keep && t->n_attempts > 1);
+        put_bool(o, "keep", keep);
 }
 
 static void on_stream_opened(void *userdata, json_object *reply)

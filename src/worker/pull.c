@@ -147,7 +147,7 @@ void pull_run(json_object *order, int fd)
         config.is_tree = p.is_tree = message_bool(source, "tree", false);
         config.n_bytes = n_bytes < 0 ? SIZE_UNKNOWN : (uint64_t)n_bytes;
         config.mode = mode < 0 || mode > 07777 ? UINT32_MAX : (uint32_t)mode;
-        config.keep_partial = config.resume;
+        config.keep_partial = message_bool(order, "keep", config.resume);
         error = receiver_new(&config, &p.receiver, &text);
         if (error != WIRE_OK) {
                 link_send_done(&(LinkResult){ .error = error, .text = text, .path = config.path });

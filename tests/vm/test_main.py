@@ -302,8 +302,8 @@ def test_argv(client, vm):
     assert client.run("lab", "/etc/passwd")[0] == 126
     assert _error(lambda: client.run("lab", "true", "x" * 200_000)) in ("TooLarge", INVALID_ARGS)
     assert _error(lambda: client.run("lab", "true", env={"A=B": "1"})) == INVALID_ARGS
-    assert _error(lambda: client.run("lab", "true", user="nobody-such")) == "NotFound"
-    assert _error(lambda: client.run("lab", "true", cwd="/no/such")) == "NotFound"
+    assert _error(lambda: client.run("lab", "true", user="nobody-such")) == INVALID_ARGS
+    assert _error(lambda: client.run("lab", "true", cwd="/no/such")) == "InvalidPath"
 
 
 def test_topics(client, vm):
