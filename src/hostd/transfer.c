@@ -175,7 +175,8 @@ static void worker_is_done(Transfer *t)
         t->worker_done = true;
         t->in_fd = fd_close(t->in_fd); /* a push that never came to its stream */
         t->out_fd = fd_close(t->out_fd);
-        if (t->stream && t->error != WIRE_OK)
+        /* A pipe that broke is the stream's end, and the stream says why. */
+        if (t->stream && t->error != WIRE_OK && t->error != WIRE_INTERRUPTED)
                 guest_stream_cancel(t->stream, t->error, t->text);
         end_reached(t);
 }
