@@ -190,7 +190,8 @@ void jobs_tell_live_transfers(Jobs *js, Guest *g)
         g_hash_table_iter_init(&i, js->all);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
                 const Job *j = &((Entry *)p)->job;
-                if (j->guest == g && (j->kind == JOB_PUSH || j->kind == JOB_PULL) && !job_state_is_final(j->state))
+                if (j->guest == g && (j->kind == JOB_PUSH || j->kind == JOB_PULL) &&
+                    !job_state_is_final(j->state))
                         json_object_array_add(live, json_object_new_string(j->wire_id));
         }
         json_object_object_add(o, "method", json_object_new_string("transfer.live"));
