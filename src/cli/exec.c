@@ -426,30 +426,31 @@ static int listen_for_end(Exec *x)
         return r;
 }
 
-/* What is on this terminal is there too. */
-static char *with_term(Exec *x)
+/* What is on this terminal is there too. *ret_term is x's as long as x lives. */
+static void add_term(Exec *x, char **ret_term)
 {
-        char *term = NULL;
-
         for (size_t i = 0; i < x->n_env; i++)
                 if (str_has_prefix(x->env[i], "TERM="))
-                        return NULL;
-        if (!x->tty || !getenv("TERM") || asprintf(&term, "TERM=%s", getenv("TERM")) < 0)
-                return NULL;
-        x->env[x->n_env++] = term;
-        return term;
+                        return;
+        if (!x->tty || !getenv("TERM"))
+                return;
+        if (asprintf(ret_term, "TERM=%s", getenv("TERM")) < 0)
+                *ret_term = NULL;
+        else
+                x->env[x->n_env++] = *ret_term;
 }
 
 static int start(Exec *x, const char *guest, char **argv)
 {
         _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
         _cleanup_message_ sd_bus_message *reply = NULL;
-        _cleanup_free_ char *guest_object = NULL, *term = with_term(x);
+        _cleanup_free_ char *guest_object = NULL, *term = NULL;
         int fds[3], r;
         const char *job;
         sd_bus_message *m;
         uint32_t id;
 
+        add_term(x, &term);
         if (client_guest_path(x->cli, guest, &guest_object) < 0)
                 return EXIT_VMFERRY;
         if (sd_bus_can_send(x->cli->bus, 'h') <= 0)
