@@ -93,6 +93,10 @@ static int get_number(sd_bus *bus, const char *path, const char *iface, const ch
                 n = c->n_frames_dropped;
         else if (str_eq(property, "RequestsRefused"))
                 n = c->n_requests_refused;
+        else if (str_eq(property, "Silences"))
+                n = c->n_silences;
+        else if (str_eq(property, "HeldBack"))
+                n = c->n_held_back;
         else if (str_eq(property, "LastRoundTripUsec"))
                 n = c->last_rtt_usec;
         return sd_bus_message_append_basic(reply, 't', &n);
@@ -156,6 +160,8 @@ const sd_bus_vtable bus_guest_vtable[] = {
         SD_BUS_PROPERTY("Resyncs", "t", get_number, 0, 0),
         SD_BUS_PROPERTY("FramesDropped", "t", get_number, 0, 0),
         SD_BUS_PROPERTY("RequestsRefused", "t", get_number, 0, 0),
+        SD_BUS_PROPERTY("Silences", "t", get_number, 0, 0),
+        SD_BUS_PROPERTY("HeldBack", "t", get_number, 0, 0),
         SD_BUS_PROPERTY("LastRoundTripUsec", "t", get_number, 0, 0),
         SD_BUS_SIGNAL_WITH_ARGS("MessageReceived", ARGS("s", topic, "ay", payload, "t", id), 0),
         SD_BUS_VTABLE_END,

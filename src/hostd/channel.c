@@ -34,14 +34,22 @@ struct Channel {
         ChannelReady readable, writable;
         void *userdata;
         LoopTimer *deadline; /* finishing */
+        bool is_held, wants_room;
 };
+
+static void set_events(Channel *c)
+{
+        loop_watch_set_events(c->watch, (c->is_held ? 0 : (uint32_t)EPOLLIN) |
+                                                (c->wants_room ? (uint32_t)EPOLLOUT : 0));
+}
 
 static void on_ready(void *userdata, uint32_t events)
 {
         Channel *c = userdata;
 
         if (events & EPOLLOUT) {
-                loop_watch_set_events(c->watch, EPOLLIN);
+                c->wants_room = false;
+                set_events(c);
                 c->writable(c->userdata);
         }
         if (events & ~(uint32_t)EPOLLOUT)
@@ -111,7 +119,8 @@ void channel_finish(Channel *c)
         }
         c->readable = c->writable = on_finish_readable;
         c->userdata = c;
-        loop_watch_set_events(c->watch, EPOLLIN);
+        c->is_held = c->wants_room = false;
+        set_events(c);
         loop_timer_set(c->deadline, fs_now_usec() + FINISH_USEC, FINISH_USEC / 10);
 }
 
@@ -201,9 +210,17 @@ ssize_t channel_write(Channel *c, const void *buf, size_t n)
         while (k < 0 && errno == EINTR);
         if (k < 0 && errno != EAGAIN)
                 return errno == EPIPE ? -ECONNRESET : -errno;
-        if (k < (ssize_t)n)
-                loop_watch_set_events(c->watch, EPOLLIN | EPOLLOUT);
+        if (k < (ssize_t)n) {
+                c->wants_room = true;
+                set_events(c);
+        }
         return MAX(k, 0);
+}
+
+void channel_hold(Channel *c, bool is_held)
+{
+        c->is_held = is_held;
+        set_events(c);
 }
 
 bool channel_has_unread(const Channel *c)

@@ -29,6 +29,8 @@ int channel_is_accepted(const Channel *c);
 ssize_t channel_read(Channel *c, void *buf, size_t n);
 /* How many were taken; fewer than n: `writable` will be called. */
 ssize_t channel_write(Channel *c, const void *buf, size_t n);
+/* Nothing is read meanwhile, so that the other side has to wait; its end is told all the same. */
+void channel_hold(Channel *c, bool is_held);
 /* Whether QEMU has not read all that was written: then nobody has the port open, or the vCPUs stand still.
  */
 bool channel_has_unread(const Channel *c);

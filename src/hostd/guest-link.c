@@ -2,8 +2,8 @@
 
 /*
  * The control connection of a guest: connected, accepted, in conversation, lost. Nothing is said before QEMU
- * has accepted us, reconnecting is never faster than ten times a second, and at most so many bytes of one
- * guest are read in a turn of the loop. How long anything may take is in guest-patience.c.
+ * has accepted us, reconnecting is never faster than ten times a second, and a turn of the loop ends after
+ * so many bytes of one guest, and so much time. How long anything may take is in guest-patience.c.
  */
 
 #include <stdio.h>
@@ -18,6 +18,8 @@
 #define FLAP_USEC (1 * USEC_PER_SEC)
 #define FLAPS_MAX 5
 #define READ_PER_TURN 65536
+#define READ_AT_ONCE 4096             /* of small frames that is most of a turn already */
+#define TURN_USEC (USEC_PER_MSEC / 2) /* then others are served */
 
 static void random_bytes(void *userdata, void *buf, size_t n)
 {
@@ -239,6 +241,8 @@ static void link_event(Guest *g, const SessionEvent *e, uint64_t now)
 {
         GuestLink *l = &g->link;
 
+        if (e->type != SESSION_EVENT_REPLY && e->type != SESSION_EVENT_PONG)
+                share_asked(g);
         switch (e->type) {
         case SESSION_EVENT_UP:
                 on_up(g, e->message, now);
@@ -350,6 +354,7 @@ static void on_readable(void *userdata)
 {
         Guest *g = userdata;
         GuestLink *l = &g->link;
+        uint64_t now = fs_now_usec(), start = now;
         size_t total = 0;
         ssize_t n = 1;
 
@@ -357,13 +362,12 @@ static void on_readable(void *userdata)
                 guest_arm(g);
                 return;
         }
-        while (n > 0 && total < READ_PER_TURN) {
-                uint64_t now = fs_now_usec();
+        for (; n > 0 && total < READ_PER_TURN && now < start + TURN_USEC; now = fs_now_usec()) {
                 uint8_t *buf;
                 size_t room, wanted;
 
                 session_input_space(l->session, &buf, &room);
-                wanted = MIN(room, (size_t)READ_PER_TURN - total);
+                wanted = MIN(room, (size_t)READ_AT_ONCE);
                 n = channel_read(l->channel, buf, wanted);
                 if (n < 0) {
                         link_lost(g, now);
@@ -378,6 +382,7 @@ static void on_readable(void *userdata)
                 if ((size_t)n < wanted)
                         break; /* the socket is empty, or wakes us again */
         }
+        share_charge(g, total, now);
         link_flush(g);
         guest_arm(g);
 }

@@ -121,6 +121,7 @@ static void tick_up(Guest *g, uint64_t now)
                 link_probe(g, now);
                 return;
         }
+        g->counters.n_silences++;
         if (channel_has_unread(l->channel)) {
                 l->n_deaf = LINK_DEAF_MAX; /* no deafness that reconnecting could heal */
                 l->has_peer = false;

@@ -4,7 +4,7 @@
 /*
  * The inside of a Guest, for guest.c (what others see, and the state), guest-link.c (the control
  * connection), guest-patience.c (its time), guest-domain.c (its domain), guest-request.c (what is asked and
- * answered) and guest-facts.c (what the guest says about itself).
+ * answered), guest-share.c (how much of the loop it gets) and guest-facts.c (what it says about itself).
  */
 
 #include <glib.h>
@@ -60,19 +60,28 @@ typedef struct GuestLink {
         char *refusal;                      /* why the versions do not meet */
 } GuestLink;
 
+typedef struct GuestShare {
+        uint64_t paid_until, paused_until;
+        uint64_t n_frames, n_sessions; /* charged so far */
+        uint64_t n_units, n_free;      /* since the last charge */
+        uint64_t logged_at;
+} GuestShare;
+
 struct Guest {
         Domain *domain;
         char *name, *reason;
         const GuestOps *ops;
         void *userdata;
         GuestState state;
-        uint64_t ready_since;
+        GuestState logged_state; /* what the journal was told last */
+        uint64_t ready_since, state_at, state_logged_at;
         GuestFacts facts;
         GuestCounters counters, shown; /* of sessions that are over, of all */
         bool is_ending;                /* nobody is told of states any more */
         uint64_t logged_at;
         LoopTimer *timer;
         GuestLink link;
+        GuestShare share;
         Dataport *dataport;
 
         GHashTable *requests; /* id → Request* */
@@ -130,6 +139,13 @@ static inline bool request_is_any(const Guest *g)
 {
         return g_hash_table_size(g->requests) > 0;
 }
+
+/* guest-share.c */
+void share_asked(Guest *g);                                /* the guest began something that is work */
+void share_answered(Guest *g, size_t n_payload);           /* what came was waited for */
+void share_charge(Guest *g, size_t n_bytes, uint64_t now); /* behind each turn of reading */
+void share_tick(Guest *g, uint64_t now);
+uint64_t share_deadline(const Guest *g);
 
 /* guest-facts.c */
 void facts_init(GuestFacts *f);

@@ -203,6 +203,7 @@ void request_on_reply(Guest *g, uint32_t wire_id, const Message *m)
 
         if (!q)
                 return; /* cancelled, or it came too late */
+        share_answered(g, m->n_payload);
         error = message_get_error(m->json, &untrusted_text);
         if (error != WIRE_OK) {
                 text = escape_text(untrusted_text, strlen(untrusted_text), 1024);
@@ -217,6 +218,7 @@ void request_on_pong(Guest *g, uint64_t cookie, uint64_t now)
 
         if (!q || !q->pong || q->error != WIRE_OK)
                 return;
+        share_answered(g, 0);
         g->counters.last_rtt_usec = now - q->sent_at;
         request_end(g, q, WIRE_OK, NULL, NULL);
 }
@@ -227,7 +229,6 @@ void request_on_request(Guest *g, uint32_t wire_id, const Message *m)
                 g->ops->request(g->userdata, g, wire_id, m);
                 return;
         }
-        g->counters.n_requests_refused++;
         (void)guest_reply(g, wire_id, message_error(WIRE_INVALID_ARGS, "the request has no method"), NULL,
                           0);
 }
@@ -307,11 +308,14 @@ void guest_cancel(Guest *g, uint64_t request)
 
 int guest_reply(Guest *g, uint32_t id, json_object *json, const void *payload, size_t n_payload)
 {
+        bool is_refusal = message_str(json, "error", NULL) != NULL;
         int r = g->link.phase == LINK_UP ? session_reply(g->link.session, id, json, payload, n_payload)
                                          : -ENOTCONN;
 
         json_object_put(json);
         if (r >= 0) {
+                if (is_refusal)
+                        g->counters.n_requests_refused++;
                 link_flush(g);
                 guest_arm(g);
         }

@@ -15,6 +15,7 @@
 #include "proto/name.h"
 
 #define LOG_PAUSE_USEC (5 * USEC_PER_SEC)
+#define SETTLED_USEC (1 * USEC_PER_SEC)
 #define NAME_SHOWN_MAX 255
 
 const char *guest_state_to_string(GuestState s)
@@ -97,11 +98,30 @@ void guest_refresh(Guest *g)
         g->state = state;
         if (state != old) {
                 g->ready_since = state == GUEST_READY ? fs_realtime_usec() : 0;
-                if (state == GUEST_UNRESPONSIVE || state == GUEST_INCOMPATIBLE || state == GUEST_BUSY)
-                        guest_log(g, LOG_WARNING, "The guest is %s: %s", guest_state_to_string(state),
-                                  g->reason);
+                g->state_at = fs_now_usec();
         }
         g->ops->state_changed(g->userdata, g, old);
+}
+
+/* States that only pass by are not worth a line. */
+static uint64_t news_deadline(const Guest *g)
+{
+        return g->state == g->logged_state
+                       ? USEC_INFINITY
+                       : MAX(g->state_at + SETTLED_USEC, g->state_logged_at + LOG_PAUSE_USEC);
+}
+
+static void tell_journal(Guest *g, uint64_t now)
+{
+        bool is_wrong =
+                g->state == GUEST_UNRESPONSIVE || g->state == GUEST_INCOMPATIBLE || g->state == GUEST_BUSY;
+
+        if (now < news_deadline(g))
+                return;
+        g->logged_state = g->state;
+        g->state_logged_at = now;
+        log_guest(is_wrong ? LOG_WARNING : LOG_INFO, guest_uuid(g), g->name, 0, "%s: The guest is %s: %s",
+                  g->name, guest_state_to_string(g->state), g->reason);
 }
 
 void guest_session_ended(Guest *g, const char *why)
@@ -114,7 +134,9 @@ void guest_session_ended(Guest *g, const char *why)
 
 void guest_arm(Guest *g)
 {
-        uint64_t now = fs_now_usec(), at = MIN(link_deadline(g), request_deadline(g));
+        uint64_t now = fs_now_usec();
+        uint64_t at =
+                MIN(MIN(link_deadline(g), request_deadline(g)), MIN(share_deadline(g), news_deadline(g)));
         uint64_t away = at > now ? at - now : 0;
 
         /* An eighth later, a second at most: near ones are kept, far ones share a wake-up. */
@@ -126,8 +148,10 @@ static void on_timer(void *userdata)
         Guest *g = userdata;
         uint64_t now = fs_now_usec();
 
+        share_tick(g, now);
         link_tick(g, now);
         request_tick(g, now);
+        tell_journal(g, now);
         guest_arm(g);
 }
 
@@ -164,6 +188,7 @@ Guest *guest_new(const Domain *d, const GuestOps *ops, void *userdata)
         g->is_ending = false;
         reason = describe(g, &g->state, &text);
         g->reason = g_strdup(reason ? reason : text);
+        g->logged_state = g->state;
         guest_arm(g);
         return g;
 }

@@ -40,6 +40,8 @@ typedef struct GuestFacts { /* checked: valid UTF-8, bounded; empty strings unti
 typedef struct GuestCounters {
         uint64_t n_bytes_sent, n_bytes_received; /* both ports */
         uint64_t n_sessions, n_reconnects, n_resyncs, n_frames_dropped, n_requests_refused;
+        uint64_t n_silences;  /* times that a session was given up since nothing was heard any more */
+        uint64_t n_held_back; /* times that it was read from more slowly */
         uint64_t last_rtt_usec;
 } GuestCounters;
 
@@ -55,7 +57,8 @@ typedef struct GuestOps {
 
 Guest *guest_new(const Domain *d, const GuestOps *ops, void *userdata);
 void guest_set_keepalive(uint64_t usec); /* of all guests: an idle one is asked that often; 0: never */
-Guest *guest_free(Guest *g);             /* all requests end with Interrupted */
+void guest_set_max_messages(uint32_t per_second); /* of each guest: faster ones are read more slowly */
+Guest *guest_free(Guest *g);                      /* all requests end with Interrupted */
 void guest_update(Guest *g, const Domain *d);
 void guest_hint(Guest *g, DomainHint hint);
 

@@ -155,6 +155,7 @@ Host *host_new(Config *config)
                 .listeners = g_array_new(FALSE, FALSE, sizeof(Listening)),
         };
         guest_set_keepalive(config->keepalive_usec);
+        guest_set_max_messages(config->max_messages_per_second);
         h->discovery = discovery_new(config->connect_uri, config->control_channel, config->data_channel,
                                      &discovery_ops, h);
         if (!h->discovery)
@@ -211,6 +212,7 @@ int host_reload(Host *h)
 
         h->config = old->file ? config_load_file(old->user, old->file) : config_load(old->user);
         guest_set_keepalive(h->config->keepalive_usec);
+        guest_set_max_messages(h->config->max_messages_per_second);
         if (!str_eq(old->control_channel, h->config->control_channel) ||
             !str_eq(old->data_channel, h->config->data_channel))
                 discovery_set_channels(h->discovery, h->config->control_channel, h->config->data_channel);

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 
 #include "base/base.h"
+#include "base/fs.h"
 #include "hostd/audit.h"
 #include "hostd/inbox.h"
 #include "hostd/job.h"
@@ -17,6 +18,7 @@
 
 #define CALL_TIMEOUT_MAX_USEC (3600 * USEC_PER_SEC)
 #define CALL_TIMEOUT_USEC (20 * USEC_PER_SEC)
+#define REFUSALS_AUDITED_PER_SECOND 10u /* of one guest: it must not fill the journal */
 
 struct Services {
         sd_bus *bus;
@@ -24,8 +26,13 @@ struct Services {
         Quota *quota;
         GHashTable *owners; /* topic → unique name */
         Inbox *inbox;
-        GHashTable *calls; /* Call*, owned */
+        GHashTable *calls;  /* Call*, owned */
+        GHashTable *askers; /* guest uuid → Asker* */
 };
+
+typedef struct Asker { /* a guest that has called */
+        QuotaBucket calls, refusals;
+} Asker;
 
 typedef struct Call { /* of a guest, under way to its owner */
         Services *services;
@@ -51,12 +58,22 @@ static void answer(Guest *g, uint32_t request, json_object *json, const void *pa
                           n); /* its session may be over */
 }
 
-static void refuse(Guest *g, uint32_t request, const char *verb, const char *topic, WireError error,
-                   const char *text)
+static Asker *find_asker(Services *s, const Guest *g)
 {
-        bool is_policy = error == WIRE_PERMISSION_DENIED;
+        Asker *a = g_hash_table_lookup(s->askers, guest_uuid(g));
 
-        if (is_policy)
+        if (!a) {
+                a = g_new0(Asker, 1);
+                g_hash_table_insert(s->askers, g_strdup(guest_uuid(g)), a);
+        }
+        return a;
+}
+
+static void refuse(Services *s, Guest *g, uint32_t request, const char *verb, const char *topic,
+                   WireError error, const char *text)
+{
+        if (error == WIRE_PERMISSION_DENIED &&
+            quota_bucket_take(&find_asker(s, g)->refusals, REFUSALS_AUDITED_PER_SECOND, fs_now_usec()))
                 audit_write(&(AuditEntry){
                         .verb = verb,
                         .guest_uuid = guest_uuid(g),
@@ -88,12 +105,12 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
                                               sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD)
                                       ? WIRE_NO_HANDLER
                                       : WIRE_FAILED;
-                refuse(g, c->request, "call", c->topic, w, e->message ? e->message : e->name);
+                refuse(c->services, g, c->request, "call", c->topic, w, e->message ? e->message : e->name);
         } else if (sd_bus_message_read_array(reply, 'y', &payload, &n) < 0)
-                refuse(g, c->request, "call", c->topic, WIRE_FAILED,
+                refuse(c->services, g, c->request, "call", c->topic, WIRE_FAILED,
                        "The service on the host answered in a way of its own");
         else if (n > PAYLOAD_MAX)
-                refuse(g, c->request, "call", c->topic, WIRE_TOO_LARGE,
+                refuse(c->services, g, c->request, "call", c->topic, WIRE_TOO_LARGE,
                        "The answer of the service on the host is larger than a message");
         else
                 answer(g, c->request, NULL, payload, n);
@@ -111,19 +128,24 @@ static void on_call(Services *s, Guest *g, uint32_t request, const Message *m, c
         Call *c;
         int r;
 
+        if (!quota_bucket_take(&find_asker(s, g)->calls, config->max_messages_per_second, fs_now_usec())) {
+                refuse(s, g, request, "call", topic, WIRE_LIMITS_EXCEEDED,
+                       "Too many calls a second; try again later");
+                return;
+        }
         if (!services_may_call((const char *const *)config->guest_calls, topic, guest_name(g))) {
-                refuse(g, request, "call", topic, WIRE_PERMISSION_DENIED,
+                refuse(s, g, request, "call", topic, WIRE_PERMISSION_DENIED,
                        "The host does not let this guest call that topic (AllowGuestCall= of hostd.conf)");
                 return;
         }
         owner = g_hash_table_lookup(s->owners, topic);
         if (!owner) {
-                refuse(g, request, "call", topic, WIRE_NO_HANDLER,
+                refuse(s, g, request, "call", topic, WIRE_NO_HANDLER,
                        "No program on the host has registered that topic");
                 return;
         }
         if (!quota_take(s->quota, QUOTA_CALLS, guest_uuid(g), config->max_calls_per_guest)) {
-                refuse(g, request, "call", topic, WIRE_LIMITS_EXCEEDED,
+                refuse(s, g, request, "call", topic, WIRE_LIMITS_EXCEEDED,
                        "Too many calls of this guest are under way");
                 return;
         }
@@ -140,7 +162,8 @@ static void on_call(Services *s, Guest *g, uint32_t request, const Message *m, c
             (r = sd_bus_message_set_auto_start(call, false)) < 0 ||
             (r = sd_bus_call_async(s->bus, &c->slot, call, on_answer, c, timeout)) < 0) {
                 g_hash_table_remove(s->calls, c);
-                refuse(g, request, "call", topic, WIRE_FAILED, "The service on the host cannot be called");
+                refuse(s, g, request, "call", topic, WIRE_FAILED,
+                       "The service on the host cannot be called");
                 return;
         }
         audit_write(&(AuditEntry){
@@ -160,9 +183,9 @@ static void on_request(void *userdata, Guest *g, uint32_t id, const Message *m)
         bool is_call = str_eq(method, "message.call");
 
         if (!is_call && !str_eq(method, "message.publish"))
-                refuse(g, id, "request", NULL, WIRE_UNSUPPORTED, "The host does not know that method");
+                refuse(s, g, id, "request", NULL, WIRE_UNSUPPORTED, "The host does not know that method");
         else if (!name_is_topic(topic))
-                refuse(g, id, is_call ? "call" : "publish", NULL, WIRE_INVALID_ARGS, "That is no topic");
+                refuse(s, g, id, is_call ? "call" : "publish", NULL, WIRE_INVALID_ARGS, "That is no topic");
         else if (is_call)
                 on_call(s, g, id, m, topic);
         else
@@ -190,6 +213,7 @@ static void on_guest_removed(void *userdata, Guest *g)
 
         g_hash_table_foreach_remove(s->calls, is_of_guest, (void *)guest_uuid(g));
         inbox_guest_removed(s->inbox, g);
+        g_hash_table_remove(s->askers, guest_uuid(g));
 }
 
 static const HostListener listener = {
@@ -208,6 +232,7 @@ Services *services_new(sd_bus *bus, Host *h, Quota *quota)
         s->owners = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
         s->inbox = inbox_new(bus, h);
         s->calls = g_hash_table_new_full(NULL, NULL, call_free, NULL);
+        s->askers = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
         host_listen(h, &listener, s);
         return s;
 }
@@ -217,6 +242,7 @@ Services *services_free(Services *s)
         if (!s)
                 return NULL;
         g_hash_table_unref(s->calls);
+        g_hash_table_unref(s->askers);
         g_hash_table_unref(s->owners);
         inbox_free(s->inbox);
         sd_bus_unref(s->bus);

@@ -188,6 +188,20 @@ def test_flood(host, client, liar, name):
     host.wait_well("liar", 3)
 
 
+def test_flood_is_held_back(host, client, liar):
+    """A guest gets its share of hostd, however fast it writes: so many of its calls are answered, and no more."""
+    before, stop = client.guest_properties("liar"), threading.Event()
+    flood(liar.control, FLOODS["calls"], 3, stop)
+    after = client.guest_properties("liar")
+    assert 0 < after["RequestsRefused"] - before["RequestsRefused"] < 20_000
+    assert after["HeldBack"] > before["HeldBack"]
+    # It is served again as soon as it is moderate.
+    liar.control.raw(frame(HELLO_REQ, b"{}"))
+    host.wait_well("liar", 3)
+    for _ in range(20):
+        client.ping("liar", timeout=2)
+
+
 def test_never_reads(host, client, liar):
     """What is sent to a guest that doesn't read is bounded; callers are told, others served."""
     rss = host.rss_kib()
