@@ -16,7 +16,7 @@ def files(below="", suffixes=()):
         names[:] = [n for n in names if n not in LEFT_OUT and not n.startswith("build")
                     and not os.path.exists(os.path.join(directory, n, "build.ninja"))]
         for name in file_names:
-            if not suffixes or name.endswith(tuple(suffixes)):
+            if name not in LEFT_OUT and (not suffixes or name.endswith(tuple(suffixes))):
                 found.append(os.path.relpath(os.path.join(directory, name), ROOT))
     return sorted(found)
 
