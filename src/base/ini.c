@@ -85,7 +85,7 @@ static int take_line(Reader *r, unsigned line, char *s)
                 free(r->section);
                 r->section = section;
                 r->section_broken = false;
-                return 0;
+                return r->assign(r->userdata, r->file, line, section, NULL, NULL);
         }
         equals = strchr(s, '=');
         if (!equals) {

@@ -11,8 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One assignment, in file order; section is "" before the first. Return 0 to go on, negative errno to stop.
- */
+/* One assignment, in file order; section is "" before the first. key and value NULL: a section begins here.
+ * Return 0 to go on, negative errno to stop. */
 typedef int (*IniAssign)(void *userdata, const char *file, unsigned line, const char *section,
                          const char *key, const char *value);
 /* A line that is none: why is a sentence. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * actions. Checking needs no hostd: the files are read here, by the same code.
+ * actions. Checking needs no hostd: the files are read here, by the same code. If one runs, it is asked for
+ * its guests, for a pattern that matches none of them is often a mistake; it is not started for that.
  */
 
 #include <stdio.h>
@@ -20,25 +21,59 @@ static void on_complaint(void *userdata, const char *file, unsigned line, const 
         (void)fprintf(stderr, "%s:%u: %s\n", file, line, why);
 }
 
+/* ListGuests' reply, at its array; NULL where nobody answers. */
+static sd_bus_message *ask_guests(const Cli *c)
+{
+        _cleanup_(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
+        _cleanup_message_ sd_bus_message *m = NULL, *reply = NULL;
+
+        if ((c->host   ? sd_bus_open_system_remote(&bus, c->host)
+             : c->user ? sd_bus_open_user(&bus)
+                       : sd_bus_open_system(&bus)) < 0 ||
+            sd_bus_message_new_method_call(bus, &m, BUS_NAME, BUS_PATH, IFACE_MANAGER, "ListGuests") < 0 ||
+            sd_bus_message_set_auto_start(m, false) < 0 || sd_bus_call(bus, m, 0, NULL, &reply) < 0)
+                return NULL;
+        return TAKE(reply);
+}
+
+static bool matches_any(const char *pattern, sd_bus_message *guests)
+{
+        const char *name, *uuid;
+        bool found = false;
+
+        if (sd_bus_message_rewind(guests, true) < 0 ||
+            sd_bus_message_enter_container(guests, 'a', "(ssso)") < 0)
+                return true;
+        while (!found && sd_bus_message_read(guests, "(ssso)", &name, &uuid, NULL, NULL) > 0)
+                found = action_pattern_matches(pattern, name, uuid);
+        return found;
+}
+
 /* Whether it is good. */
-static bool check_file(const char *file)
+static bool check_file(const char *file, sd_bus_message *guests)
 {
         Action *a = NULL;
         int r = action_load(file, on_complaint, NULL, &a);
 
         if (r < 0 && r != -EINVAL)
                 (void)fprintf(stderr, "%s: %s\n", file, strerror(-r));
+        for (char **pattern = a && guests ? a->guests : NULL; pattern && *pattern; pattern++)
+                if (!matches_any(*pattern, guests))
+                        (void)fprintf(stderr,
+                                      "%s:%u: note: Guests=: '%s' matches no domain of this host yet\n",
+                                      file, a->guests_line, *pattern);
         (void)action_free(a);
         return r >= 0;
 }
 
 static int check(Cli *c, char **names)
 {
+        _cleanup_message_ sd_bus_message *guests = ask_guests(c);
         char **dirs, **files = NULL;
         bool good = true;
 
         for (; *names; names++) {
-                good = check_file(*names) && good;
+                good = check_file(*names, guests) && good;
                 if (!names[1])
                         return good ? EXIT_DONE : EXIT_FAILED;
         }
@@ -46,7 +81,7 @@ static int check(Cli *c, char **names)
         if (ini_list_files((const char *const *)dirs, ".action", &files) < 0)
                 good = false;
         for (char **f = files; f && *f; f++)
-                good = check_file(*f) && good;
+                good = check_file(*f, guests) && good;
         ini_files_free(files);
         for (char **d = dirs; *d; d++)
                 free(*d);

@@ -244,6 +244,8 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
 {
         Reader *r = userdata;
 
+        if (!key)
+                return 0;
         if (!str_eq(section, "Guest") && !r->told_section) {
                 r->told_section = true;
                 r->n_complaints++;

@@ -20,8 +20,6 @@ typedef struct Parse {
         ActionComplain complain;
         void *userdata;
         bool failed;
-        char *section; /* as last seen, to notice a new [Step …] */
-        unsigned section_line;
 } Parse;
 
 static const char *const once_names[] = { "boot", "guest", "always" };
@@ -97,16 +95,25 @@ static void complain(Parse *p, unsigned line, const char *format, ...)
         g_free(why);
 }
 
-/* What stands behind white space and '#' is a remark. Only for keys whose values have no '#'. */
-static char *without_remark(const char *value)
+/* What stands behind white space and '#' is a remark. In values that may have a '#' of their own (is_text)
+ * there is white space on both of its sides; in those with quotes it stands outside of them. */
+static char *without_remark(const char *value, bool is_text, bool has_quotes)
 {
-        char *copy = g_strdup(value);
+        char *copy = g_strdup(value), quote = 0;
 
-        for (char *c = copy; *c; c++)
-                if (*c == '#' && c > copy && g_ascii_isspace(c[-1])) {
+        for (char *c = copy; *c; c++) {
+                if (has_quotes && c[0] == '\\' && c[1] && quote != '\'')
+                        c++;
+                else if (has_quotes && quote)
+                        quote = *c == quote ? 0 : quote;
+                else if (has_quotes && (*c == '\'' || *c == '"'))
+                        quote = *c;
+                else if (*c == '#' && c > copy && g_ascii_isspace(c[-1]) &&
+                         (!is_text || !c[1] || g_ascii_isspace(c[1]))) {
                         *c = 0;
                         break;
                 }
+        }
         return g_strchomp(copy);
 }
 
@@ -117,6 +124,7 @@ static bool guest_pattern_is_valid(const char *pattern)
 
 static void assign_guests(Parse *p, unsigned line, const char *value)
 {
+        p->action->guests_line = line;
         g_strfreev(p->action->guests);
         p->action->guests = g_strsplit_set(value, "; \t", -1);
         char **out = p->action->guests;
@@ -164,12 +172,12 @@ static void assign_usec(Parse *p, unsigned line, const char *key, const char *va
 
 static void assign_action(Parse *p, unsigned line, const char *key, const char *raw)
 {
-        g_autofree char *value = without_remark(raw);
+        g_autofree char *value = without_remark(raw, str_eq(key, "Description"), false);
         Action *a = p->action;
 
         if (str_eq(key, "Description")) {
                 g_free(a->description);
-                a->description = g_strdup(raw);
+                a->description = TAKE(value);
         } else if (str_eq(key, "Guests"))
                 assign_guests(p, line, value);
         else if (str_eq(key, "On"))
@@ -226,14 +234,17 @@ static void assign_message(Parse *p, ActionStep *s, unsigned line, const char *v
                 complain(p, line, "[Step %s]: the text is more than a message can carry (64 KiB)", s->name);
 }
 
-static void assign_verb(Parse *p, ActionStep *s, unsigned line, StepVerb verb, const char *value)
+static void assign_verb(Parse *p, ActionStep *s, unsigned line, StepVerb verb, const char *raw)
 {
+        g_autofree char *value = without_remark(raw, verb != STEP_RUN, verb == STEP_RUN);
+
         if (s->has_verb) {
                 complain(p, line, "[Step %s] has a verb already: one of Push, Pull, Run, Send, Call a step",
                          s->name);
                 return;
         }
         s->has_verb = true;
+        s->line = line;
         s->verb = verb;
         switch (verb) {
         case STEP_PUSH:
@@ -254,8 +265,9 @@ static void assign_verb(Parse *p, ActionStep *s, unsigned line, StepVerb verb, c
         }
 }
 
-static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const char *key, const char *value)
+static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const char *key, const char *raw)
 {
+        g_autofree char *value = without_remark(raw, false, str_eq(key, "Environment"));
         char **text = str_eq(key, "Owner")              ? &s->owner
                       : str_eq(key, "User")             ? &s->user
                       : str_eq(key, "WorkingDirectory") ? &s->cwd
@@ -328,19 +340,26 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
         Parse *p = userdata;
         ActionStep *s;
 
-        if (str_eq(section, "Action"))
-                assign_action(p, line, key, value);
-        else if (g_str_has_prefix(section, "Step ") && section[5]) {
+        if (str_eq(section, "Action")) {
+                if (key)
+                        assign_action(p, line, key, value);
+                else if (p->action->line == 0)
+                        p->action->line = line;
+        } else if (g_str_has_prefix(section, "Step ") && section[5]) {
                 s = step_of(p, line, section);
                 if (!s)
                         return -EINVAL;
+                if (!key)
+                        return 0;
                 for (unsigned v = 0; v < ELEMENTSOF(verb_names); v++)
                         if (g_ascii_strcasecmp(key, verb_names[v]) == 0 && g_ascii_isupper(key[0])) {
                                 assign_verb(p, s, line, (StepVerb)v, value);
                                 return 0;
                         }
                 assign_step_option(p, s, line, key, value);
-        } else
+        } else if (!key)
+                complain(p, line, "there is no section [%s]: it is [Action] or [Step NAME]", section);
+        else if (!section[0])
                 complain(p, line, "'%s=' stands outside of [Action] and [Step NAME]", key);
         return 0;
 }
@@ -367,9 +386,9 @@ int action_parse(const char *file, const char *text, size_t n, ActionComplain co
         if (r < 0)
                 p.failed = true;
         if (!a->guests)
-                complain(&p, 0, "[Action] has no Guests=: name at least one, '*' for all");
+                complain(&p, MAX(a->line, 1u), "[Action] has no Guests=: name at least one, '*' for all");
         if (a->n_steps == 0)
-                complain(&p, 0, "there is no [Step NAME]");
+                complain(&p, MAX(a->line, 1u), "there is no [Step NAME]");
         for (size_t i = 0; i < a->n_steps; i++) {
                 if (!a->steps[i].has_verb)
                         complain(&p, a->steps[i].line,
@@ -401,11 +420,16 @@ int action_load(const char *file, ActionComplain complaints, void *userdata, Act
         return r < 0 ? r : action_parse(file, text, n, complaints, userdata, ret);
 }
 
+bool action_pattern_matches(const char *pattern, const char *name, const char *uuid)
+{
+        return g_str_has_prefix(pattern, "uuid:") ? g_ascii_strcasecmp(pattern + 5, uuid) == 0
+                                                  : fnmatch(pattern, name, 0) == 0;
+}
+
 bool action_is_for(const Action *a, const char *name, const char *uuid)
 {
         for (char **g = a->guests; *g; g++)
-                if (g_str_has_prefix(*g, "uuid:") ? g_ascii_strcasecmp(*g + 5, uuid) == 0
-                                                  : fnmatch(*g, name, 0) == 0)
+                if (action_pattern_matches(*g, name, uuid))
                         return true;
         return false;
 }

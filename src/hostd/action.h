@@ -16,7 +16,7 @@ typedef enum StepVerb { STEP_PUSH, STEP_PULL, STEP_RUN, STEP_SEND, STEP_CALL } S
 
 typedef struct ActionStep {
         char *name;
-        unsigned line; /* of its first key */
+        unsigned line; /* of its verb; without one, of its header */
         bool has_verb;
         StepVerb verb;
         char *from, *to;                      /* Push=HOST:GUEST, Pull=GUEST:HOST */
@@ -33,7 +33,8 @@ typedef struct Action {
         char *name; /* file name without ".action" */
         char *file;
         char *description;
-        char **guests; /* globs and uuid:… */
+        char **guests;              /* globs and uuid:… */
+        unsigned line, guests_line; /* of [Action], of Guests= */
         ActionOn on;
         char *topic; /* ACTION_ON_MESSAGE */
         ActionOnce once;
@@ -52,6 +53,7 @@ int action_parse(const char *file, const char *text, size_t n, ActionComplain co
 int action_load(const char *file, ActionComplain complain, void *userdata, Action **ret);
 Action *action_free(Action *a);
 bool action_is_for(const Action *a, const char *name, const char *uuid);
+bool action_pattern_matches(const char *pattern, const char *name, const char *uuid); /* one of a->guests */
 /* "ready", "message:TOPIC"; "boot". Static or borrowed from the action. */
 const char *action_on_to_string(const Action *a);
 const char *action_once_to_string(ActionOnce once);

@@ -2,20 +2,19 @@
 
 /*
  * A run is one action for one guest. It has a number, by which whatever ends later finds it again, or not: a
- * step whose time was over is left behind by counting on. What was done is marked when the last step has
- * succeeded.
+ * step whose time was over is left behind by counting on. The runs of a guest begin in order, each when the
+ * one before has ended, or has shown no headway for so long that it may hang. What was done is marked when
+ * the last step has succeeded, with the boot in which the first one began.
  */
 
 #include "hostd/actions.h"
 
 #include <glib.h>
 #include <inttypes.h>
-#include <sys/epoll.h>
-#include <sys/inotify.h>
 
 #include "base/base.h"
 #include "base/fs.h"
-#include "base/ini.h"
+#include "hostd/action-files.h"
 #include "hostd/delivery.h"
 #include "hostd/exec.h"
 #include "hostd/log.h"
@@ -25,14 +24,10 @@
 
 #define BACKOFF_USEC USEC_PER_SEC
 #define BACKOFF_MAX_USEC (30 * USEC_PER_SEC)
-#define SETTLE_USEC (200 * USEC_PER_MSEC) /* an editor writes more than once */
-#define PENDING_MAX 256u                  /* runs that wait, of a guest: messages come fast */
+#define PATIENCE_USEC (10 * USEC_PER_SEC) /* without headway, until the next action may begin */
+#define PENDING_MAX 256u                  /* runs of a guest that have not ended: messages come fast */
+#define FULL_TOLD_USEC (60 * USEC_PER_SEC)
 #define REASON_SHOWN 300
-
-typedef struct Loaded {
-        Action *action;
-        unsigned n_refs; /* the list's, and each run's */
-} Loaded;
 
 typedef struct Result {
         char *guest_name, *reason;
@@ -42,13 +37,17 @@ typedef struct Result {
 
 typedef struct Run {
         Actions *actions;
-        Loaded *loaded;
+        ActionFile *loaded;
         uint32_t id; /* another one for each attempt */
         char *guest_uuid, *guest_name;
+        char *boot; /* in which it began; NULL: it has not */
         size_t step;
         unsigned n_failures;
-        uint32_t job;     /* of a transfer; 0 */
-        LoopTimer *timer; /* the attempt's time, or the pause before the next */
+        uint32_t job;        /* of a transfer; 0 */
+        LoopTimer *timer;    /* the attempt's time, or the pause before the next */
+        LoopTimer *patience; /* until it is overtaken */
+        uint64_t n_bytes;    /* of the transfer, when last looked at */
+        bool is_overtaken;
         enum { RUN_PENDING, RUN_AWAITS_READY, RUN_STEP, RUN_PAUSE } state;
 } Run;
 
@@ -56,32 +55,17 @@ struct Actions {
         Jobs *jobs;
         Queue *queue;
         Caller *caller;
-        GPtrArray *loaded;   /* Loaded*, in order */
-        GHashTable *lines;   /* guest uuid → GQueue of Run*, the head is under way */
+        ActionFiles *files;
+        GHashTable *lines;   /* guest uuid → GQueue of Run* */
         GHashTable *runs;    /* id → Run* */
         GHashTable *results; /* "action\nguest uuid" → Result* */
         GHashTable *boots;   /* guest uuid → boot id, as last seen */
         uint32_t last_id;
-        int inotify_fd;
-        LoopWatch *watch;
-        LoopTimer *reload;
+        uint64_t full_told_at;
+        bool knows_guests;
 };
 
 static Actions *the_actions; /* for what ends late */
-
-static Loaded *loaded_unref(Loaded *l)
-{
-        if (--l->n_refs == 0) {
-                (void)action_free(l->action);
-                g_free(l);
-        }
-        return NULL;
-}
-
-static void free_loaded(void *p)
-{
-        (void)loaded_unref(p);
-}
 
 static void free_result(void *p)
 {
@@ -110,7 +94,9 @@ static void run_free(Run *run)
 {
         g_hash_table_remove(run->actions->runs, GUINT_TO_POINTER(run->id));
         loop_timer_free(run->timer);
-        (void)loaded_unref(run->loaded);
+        loop_timer_free(run->patience);
+        (void)action_file_unref(run->loaded);
+        g_free(run->boot);
         g_free(run->guest_uuid);
         g_free(run->guest_name);
         g_free(run);
@@ -143,7 +129,6 @@ static void run_end(Run *run, const char *why)
         const Action *a = run->loaded->action;
         Actions *as = run->actions;
         GQueue *line = g_hash_table_lookup(as->lines, uuid);
-        const char *boot = g_hash_table_lookup(as->boots, uuid);
 
         if (why)
                 log_guest(LOG_WARNING, uuid, run->guest_name, 0, "Action %s (%s) for guest %s failed: %.*s",
@@ -152,7 +137,7 @@ static void run_end(Run *run, const char *why)
                 log_guest(LOG_INFO, uuid, run->guest_name, 0, "Action %s for guest %s is done", a->name,
                           run->guest_name);
                 if (a->once != ACTION_ONCE_ALWAYS && jobs_store(as->jobs))
-                        store_mark_done(jobs_store(as->jobs), a->name, uuid, boot ? boot : "");
+                        store_mark_done(jobs_store(as->jobs), a->name, uuid, run->boot ? run->boot : "");
         }
         set_result(run, why ? "failed" : "done", why);
         g_queue_remove(line, run);
@@ -163,6 +148,25 @@ static void run_end(Run *run, const char *why)
                 advance(as, uuid);
 }
 
+static void be_patient(Run *run)
+{
+        loop_timer_set(run->patience, fs_now_usec() + PATIENCE_USEC, PATIENCE_USEC / 8);
+}
+
+static void on_patience(void *userdata)
+{
+        Run *run = userdata;
+        const Job *j = run->job ? jobs_find(run->actions->jobs, run->job) : NULL;
+
+        if (j && j->bytes_done != run->n_bytes) {
+                run->n_bytes = j->bytes_done;
+                be_patient(run);
+                return;
+        }
+        run->is_overtaken = true;
+        advance(run->actions, run->guest_uuid);
+}
+
 static void step_begin(Run *run);
 
 static void step_done(Run *run)
@@ -170,6 +174,7 @@ static void step_done(Run *run)
         run->job = 0;
         (void)run_renew(run);
         run->n_failures = 0;
+        be_patient(run);
         if (++run->step == run->loaded->action->n_steps)
                 run_end(run, NULL);
         else
@@ -320,10 +325,21 @@ static void step_begin(Run *run)
         }
 }
 
+/* Whatever the attempt has under way ends unheard. */
+static void abandon_job(Run *run)
+{
+        Job *j = run->job ? jobs_find(run->actions->jobs, run->job) : NULL;
+
+        run->job = 0;
+        if (!j)
+                return;
+        job_on_end(j, NULL, NULL);
+        jobs_cancel(run->actions->jobs, j);
+}
+
 static void on_timer(void *userdata)
 {
         Run *run = userdata;
-        uint32_t job = run->job;
 
         switch (run->state) {
         case RUN_PENDING:
@@ -334,15 +350,10 @@ static void on_timer(void *userdata)
         case RUN_PAUSE:
                 step_begin(run);
                 break;
-        case RUN_STEP: {
-                Job *j = job ? jobs_find(run->actions->jobs, job) : NULL;
-                if (j) {
-                        job_on_end(j, NULL, NULL);
-                        jobs_cancel(run->actions->jobs, j);
-                }
+        case RUN_STEP:
+                abandon_job(run);
                 step_failed(run, "it took longer than its timeout");
                 break;
-        }
         }
 }
 
@@ -358,56 +369,117 @@ static bool was_done(const Actions *as, const Action *a, const char *uuid)
                                                            : "");
 }
 
-/* The head of the line begins, or goes on waiting. */
-static void advance(Actions *as, const char *uuid)
+static void await_ready(Run *run)
 {
-        GQueue *line = g_hash_table_lookup(as->lines, uuid);
-        Run *run = line ? g_queue_peek_head(line) : NULL;
-        Guest *g = host_find_guest_uuid(jobs_host(as->jobs), uuid);
-        const Action *a;
+        uint64_t now = fs_now_usec(), timeout = run->loaded->action->timeout_usec;
 
-        if (!run || (run->state != RUN_PENDING && run->state != RUN_AWAITS_READY))
+        if (run->state == RUN_AWAITS_READY)
                 return;
-        a = run->loaded->action;
-        if (a->on == ACTION_ON_STARTED && g && guest_state(g) != GUEST_READY) {
-                if (run->state == RUN_PENDING) {
-                        run->state = RUN_AWAITS_READY;
-                        loop_timer_set(run->timer,
-                                       a->timeout_usec < USEC_INFINITY - fs_now_usec()
-                                               ? fs_now_usec() + a->timeout_usec
-                                               : USEC_INFINITY,
-                                       0);
-                }
-                return;
-        }
-        if (was_done(as, a,
-                     uuid)) { /* by the boot id, which a guest that was only started had not told yet */
-                g_queue_pop_head(line);
-                run_free(run);
-                if (g_queue_is_empty(line))
-                        g_hash_table_remove(as->lines, uuid);
-                else
-                        advance(as, uuid);
-                return;
-        }
-        set_result(run, "running", NULL);
-        step_begin(run);
+        run->state = RUN_AWAITS_READY;
+        loop_timer_set(run->timer, timeout < USEC_INFINITY - now ? now + timeout : USEC_INFINITY, 0);
+        be_patient(run);
 }
 
-static bool is_pending(GQueue *line, const char *name)
+/* Whether anything became of it, of which others may have heard meanwhile. */
+static bool run_begin(Run *run, GQueue *line)
+{
+        const Action *a = run->loaded->action;
+        Actions *as = run->actions;
+        Guest *g = host_find_guest_uuid(jobs_host(as->jobs), run->guest_uuid);
+
+        if (run->state != RUN_PENDING && run->state != RUN_AWAITS_READY)
+                return false;
+        if (a->on == ACTION_ON_STARTED && g && guest_state(g) != GUEST_READY) {
+                await_ready(run);
+                return false;
+        }
+        if (was_done(as, a, run->guest_uuid)) {
+                /* By the boot id, which a guest that was only started had not told yet. */
+                g_queue_remove(line, run);
+                if (g_queue_is_empty(line))
+                        g_hash_table_remove(as->lines, run->guest_uuid);
+                run_free(run);
+                return true;
+        }
+        g_free(run->boot);
+        run->boot = g_strdup(g_hash_table_lookup(as->boots, run->guest_uuid));
+        set_result(run, "running", NULL);
+        be_patient(run);
+        step_begin(run);
+        return true;
+}
+
+/* Begins what may: the first that has not ended, and what stands behind one that may hang. */
+static void advance(Actions *as, const char *untrusted_uuid)
+{
+        g_autofree char *uuid = g_strdup(untrusted_uuid); /* a run's own may go with it */
+        GQueue *line;
+        GList *l;
+
+again:
+        line = g_hash_table_lookup(as->lines, uuid);
+        for (l = line ? line->head : NULL; l; l = l->next) {
+                if (run_begin(l->data, line))
+                        goto again;
+                if (!((const Run *)l->data)->is_overtaken)
+                        return;
+        }
+}
+
+/* The guest has booted once more: what the boot before has seen of this counts for nothing. */
+static void run_restart(Run *run)
+{
+        abandon_job(run);
+        (void)run_renew(run);
+        loop_timer_set(run->timer, USEC_INFINITY, 0);
+        run->state = RUN_PENDING;
+        run->step = 0;
+        run->n_failures = 0;
+        run->is_overtaken = false;
+}
+
+static Run *find_pending(GQueue *line, const char *name)
 {
         for (GList *l = line->head; l; l = l->next)
                 if (str_eq(((Run *)l->data)->loaded->action->name, name))
-                        return true;
-        return false;
+                        return l->data;
+        return NULL;
+}
+
+/* Whether the event is served by a run that is there already. */
+static bool is_served(Actions *as, GQueue *line, const Action *a, const char *uuid)
+{
+        Run *run = line ? find_pending(line, a->name) : NULL;
+        const char *boot = g_hash_table_lookup(as->boots, uuid);
+
+        if (run && a->on == ACTION_ON_READY && a->once == ACTION_ONCE_BOOT && run->boot && boot &&
+            !str_eq(run->boot, boot))
+                run_restart(run);
+        return run != NULL;
+}
+
+/* A guest may send faster than an action works. */
+static bool is_full(Actions *as, GQueue *line, const Action *a, const Guest *g)
+{
+        uint64_t now = fs_now_usec();
+
+        if (!line || line->length < PENDING_MAX)
+                return false;
+        if (as->full_told_at == 0 || now > as->full_told_at + FULL_TOLD_USEC)
+                log_guest(LOG_WARNING, guest_uuid(g), guest_name(g), 0,
+                          "Action %s for guest %s is left out: %u wait for that guest already", a->name,
+                          guest_name(g), PENDING_MAX);
+        as->full_told_at = now;
+        return true;
 }
 
 static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
 {
         g_autofree char *uuid = g_strdup(guest_uuid(g));
+        GPtrArray *all = action_files_all(as->files);
 
-        for (guint n = 0; n < as->loaded->len; n++) {
-                Loaded *l = g_ptr_array_index(as->loaded, n);
+        for (guint n = 0; n < all->len; n++) {
+                ActionFile *l = g_ptr_array_index(all, n);
                 const Action *a = l->action;
                 GQueue *line = g_hash_table_lookup(as->lines, uuid);
 
@@ -416,7 +488,7 @@ static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
                         continue;
                 if (on != ACTION_ON_STARTED && was_done(as, a, uuid))
                         continue;
-                if (line && (line->length >= PENDING_MAX || (!topic && is_pending(line, a->name))))
+                if ((!topic && is_served(as, line, a, uuid)) || is_full(as, line, a, g))
                         continue;
                 if (!line) {
                         line = g_queue_new();
@@ -428,6 +500,7 @@ static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
                               .guest_uuid = g_strdup(uuid),
                               .guest_name = g_strdup(guest_name(g)) };
                 run->timer = loop_timer_new(loop_default(), on_timer, run);
+                run->patience = loop_timer_new(loop_default(), on_patience, run);
                 l->n_refs++;
                 (void)run_renew(run);
                 set_result(run, "waiting", NULL);
@@ -463,68 +536,31 @@ static void on_guest_request(void *userdata, Guest *g, uint32_t id, const Messag
                 trigger(userdata, g, ACTION_ON_MESSAGE, topic);
 }
 
-/* Loading */
-
-static void on_complaint(void *userdata, const char *file, unsigned line, const char *why)
+/* A domain that was started before anything else was known of it. */
+static void on_guest_added(void *userdata, Guest *g)
 {
-        log_warning("%s:%u: %s", file, line, why);
+        Actions *as = userdata;
+
+        if (as->knows_guests && guest_state(g) != GUEST_OFF)
+                trigger(as, g, ACTION_ON_STARTED, NULL);
 }
 
-/* The directory, or where it would be made. */
-static void watch(Actions *as, const char *directory)
+static void on_complete(void *userdata)
 {
-        g_autofree char *parent = g_path_get_dirname(directory);
+        Actions *as = userdata;
 
-        if (as->inotify_fd >= 0 && inotify_add_watch(as->inotify_fd, directory,
-                                                     IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM |
-                                                             IN_MOVED_TO | IN_ONLYDIR) < 0)
-                (void)inotify_add_watch(as->inotify_fd, parent, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR);
-}
-
-static void load(Actions *as)
-{
-        char **dirs = action_directories(host_config(jobs_host(as->jobs))->user), **files = NULL;
-        int r;
-
-        for (char **d = dirs; *d; d++) /* again and again: it may not have been there before */
-                watch(as, *d);
-        r = ini_list_files((const char *const *)dirs, ".action", &files);
-        if (r < 0)
-                log_warning("The directories of actions cannot be read: %s", strerror(-r));
-        g_ptr_array_set_size(as->loaded, 0);
-        for (char **f = files; f && *f; f++) {
-                Action *a;
-
-                r = action_load(*f, on_complaint, NULL, &a);
-                if (r < 0) {
-                        log_warning("%s: the action is not used%s%s", *f, r == -EINVAL ? "" : ": ",
-                                    r == -EINVAL ? "" : strerror(-r));
-                        continue;
-                }
-                Loaded *l = g_new0(Loaded, 1);
-                *l = (Loaded){ .action = a, .n_refs = 1 };
-                g_ptr_array_add(as->loaded, l);
-        }
-        ini_files_free(files);
-        g_strfreev(dirs);
+        as->knows_guests = true;
+        action_files_meet_guests(as->files);
 }
 
 static void on_reload(void *userdata)
 {
-        load(userdata);
-}
-
-static void on_files_changed(void *userdata, uint32_t events)
-{
-        Actions *as = userdata;
-        char buffer[4096];
-
-        while (read(as->inotify_fd, buffer, sizeof(buffer)) > 0)
-                ;
-        loop_timer_set(as->reload, fs_now_usec() + SETTLE_USEC, 0);
+        action_files_load(((Actions *)userdata)->files);
 }
 
 static const HostListener listener = {
+        .guest_added = on_guest_added,
+        .complete = on_complete,
         .guest_state = on_guest_state,
         .guest_request = on_guest_request,
         .reloaded = on_reload,
@@ -552,20 +588,15 @@ Actions *actions_new(Jobs *js, Queue *q)
                 .jobs = js,
                 .queue = q,
                 .caller = own_caller(),
-                .loaded = g_ptr_array_new_with_free_func(free_loaded),
                 .lines = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_line),
                 .runs = g_hash_table_new(NULL, NULL),
                 .results = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_result),
                 .boots = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
-                .inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK),
-                .reload = loop_timer_new(loop_default(), on_reload, as),
+                .files = action_files_new(jobs_host(js)),
         };
         the_actions = as;
-        if (!as->reload)
+        if (!as->files)
                 return actions_free(as);
-        if (as->inotify_fd >= 0)
-                as->watch = loop_watch_new(loop_default(), as->inotify_fd, EPOLLIN, on_files_changed, as);
-        load(as);
         host_listen(jobs_host(js), &listener, as);
         return as;
 }
@@ -588,10 +619,7 @@ Actions *actions_free(Actions *as)
         g_hash_table_unref(as->runs);
         g_hash_table_unref(as->results);
         g_hash_table_unref(as->boots);
-        g_ptr_array_unref(as->loaded);
-        loop_watch_free(as->watch);
-        loop_timer_free(as->reload);
-        fd_close(as->inotify_fd);
+        (void)action_files_free(as->files);
         (void)caller_free(as->caller);
         g_free(as);
         return NULL;
@@ -599,8 +627,10 @@ Actions *actions_free(Actions *as)
 
 void actions_each(const Actions *as, const ActionsEach *each, void *userdata)
 {
-        for (guint n = 0; n < as->loaded->len; n++) {
-                const Action *a = ((const Loaded *)g_ptr_array_index(as->loaded, n))->action;
+        const GPtrArray *all = action_files_all(as->files);
+
+        for (guint n = 0; n < all->len; n++) {
+                const Action *a = ((const ActionFile *)g_ptr_array_index(all, n))->action;
                 g_autofree char *prefix = g_strdup_printf("%s\n", a->name);
                 GHashTableIter i;
                 void *key, *p;

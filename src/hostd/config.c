@@ -145,6 +145,8 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
         Config *c = userdata;
         const Key *k = NULL;
 
+        if (!key)
+                return 0;
         for (size_t i = 0; i < ELEMENTSOF(keys) && !k; i++)
                 if (str_eq(keys[i].name, key))
                         k = &keys[i];

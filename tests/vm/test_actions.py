@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Actions on a real machine: at each boot, once, in order, and what a wrong file does."""
 
+import json
 import os
 
 import pytest
@@ -56,10 +57,14 @@ def test_each_boot_once(lab, client, vm, actions):
     source = lab.scratch("action-source")
     with open(source, "w") as file:
         file.write("site")
+    # As DESIGN has it, remarks included.
     actions("10-site", f"""[Action]
 Description=Push and run
-Guests=l*;edge-?
-On=ready
+Guests=l*;edge-?             # globs on the name, or uuid:…
+On=ready                     # ready, started, stopped, message:TOPIC
+Once=boot                    # boot (default), guest, always
+Timeout=60s
+Retries=3
 
 [Step file]
 Push={source}:/run/site
@@ -68,20 +73,102 @@ Mode=0640
 [Step run]
 Run=/bin/sh -c 'stat -c %a /run/site >> /run/order'
 """)
-    actions("20-after", "[Action]\nGuests=lab\nOn=ready\n[Step x]\nRun=/bin/sh -c 'echo second >> /run/order'\n")
-    actions("30-other", "[Action]\nGuests=web-*\n[Step x]\nRun=/bin/sh -c 'echo never >> /run/order'\n")
-    eventually(lambda: results(client, "20-after") is not None, 10, "the files noticed")
+    on_ready = "[Action]\nGuests=lab\nOn=ready\nOnce={once}\n[Step x]\nRun=/bin/sh -c 'echo {word} >> /run/order'\n"
+    actions("20-after", on_ready.format(once="boot", word="second"))
+    actions("30-other", on_ready.format(once="boot", word="never").replace("=lab", "=web-*"))
+    actions("40-guest", on_ready.format(once="guest", word="guest"))
+    actions("50-always", on_ready.format(once="always", word="always"))
+    actions("90-started", on_ready.format(once="boot", word="started").replace("=ready", "=started"))
+    actions("95-stopped", "[Action]\nGuests=lab\nOn=stopped\nOnce=always\n"
+                          "[Step x]\nRun=/bin/sh -c 'echo stopped >> /run/stopped'\n")
+    eventually(lambda: results(client, "95-stopped") is not None, 10, "the files noticed")
+    assert not lab.vmferry("actions", "check").returncode
     reboot(lab, vm)
-    ended(client, "20-after")
-    assert lines(client, "/run/order") == ["640", "second"]
+    ended(client, "50-always")
+    # What waits for the start comes before what waits for the guest; then by name.
+    assert lines(client, "/run/order") == ["started", "640", "second", "guest", "always"]
     assert results(client, "30-other") == {}
+    eventually(lambda: lines(client, "/run/stopped") == ["stopped"], 20, "what was queued at the stop")
+    assert "Action 10-site for guest lab is done" in lab.place.log("hostd")
+
     lab.hostd.restart()
     client.wait_ready("lab", 60)
+    ended(client, "50-always")
     assert results(client, "10-site") == {}
-    assert lines(client, "/run/order") == ["640", "second"]
+    assert lines(client, "/run/order") == ["started", "640", "second", "guest", "always", "always"]
+    assert lines(client, "/run/stopped") == ["stopped"]
+
     reboot(lab, vm)
-    ended(client, "20-after")
-    assert lines(client, "/run/order") == ["640", "second"]
+    ended(client, "50-always")
+    assert lines(client, "/run/order") == ["started", "640", "second", "always"]
+    eventually(lambda: lines(client, "/run/stopped") == ["stopped"], 20, "what was queued at the stop")
+
+
+def publish(client, topic, text=""):
+    assert client.run("lab", "vmferry-guestd", "send", topic, text)[0] == 0
+
+
+ON_MESSAGE = "[Action]\nGuests=lab\nOn=message:{topic}\nOnce=always\n{more}\n[Step x]\n{step}\n"
+
+
+def test_every_verb(lab, client, vm, actions):
+    source, back = lab.scratch("verbs-source"), lab.scratch("verbs-back")
+    os.makedirs(source, exist_ok=True)
+    with open(os.path.join(source, "f"), "w") as file:
+        file.write("in a tree")
+    actions("verbs", f"""[Action]
+Guests=uuid:{vm.uuid}
+On=message:verbs
+Once=always
+[Step tree]
+Push={source}:/run/verbs
+[Step run]
+Run=/bin/sh -c 'echo "$A $B $(pwd) $(id -un)" > /tmp/verbs-run'
+Environment=A=1 B='2 3'
+WorkingDirectory=/tmp
+User=user
+Timeout=20s
+[Step back]
+Pull=/tmp/verbs-run:{back}
+Overwrite=replace
+[Step say]
+Send=append from an action
+[Step ask]
+Call=upper something
+""")
+    eventually(lambda: results(client, "verbs") is not None, 10, "the file noticed")
+    publish(client, "verbs")
+    ended(client, "verbs")
+    assert lines(client, "/run/verbs/f") == ["in a tree"]
+    with open(back) as file:
+        assert file.read() == "1 2 3 /tmp user\n"
+    eventually(lambda: "from an action" in lines(client, "/run/appended"), 10, "the message")
+
+
+def test_tried_again(lab, client, vm, actions):
+    actions("again", ON_MESSAGE.format(
+        topic="again", more="Retries=3",
+        step="Run=/bin/sh -c 'echo try >> /run/again; [ $(wc -l < /run/again) = 3 ]'"))
+    actions("late", ON_MESSAGE.format(topic="late", more="Timeout=1s", step="Run=sleep 600"))
+    eventually(lambda: results(client, "late") is not None, 10, "the files noticed")
+    publish(client, "again")
+    publish(client, "late")
+    ended(client, "again")
+    assert lines(client, "/run/again") == ["try"] * 3
+    assert "timeout" in ended(client, "late", "failed")
+    eventually(lambda: client.run("lab", "pidof", "sleep")[0] == 1, 20, "the end of what took too long")
+
+
+def test_hung_one_delays_nobody(lab, client, vm, actions):
+    actions("10-hung", ON_MESSAGE.format(topic="hang", more="Timeout=5min", step="Run=sleep 1000"))
+    actions("20-next", ON_MESSAGE.format(topic="hang", more="", step="Run=touch /run/next"))
+    eventually(lambda: results(client, "20-next") is not None, 10, "the files noticed")
+    publish(client, "hang")
+    ended(client, "20-next")
+    assert results(client, "10-hung")["lab"][0] == "running"
+    # Nor does it outlive its file's removal and hostd.
+    client.run("lab", "killall", "sleep")
+    ended(client, "10-hung", "failed")
 
 
 def test_typo(lab, client, vm, actions):
@@ -99,7 +186,16 @@ def test_typo(lab, client, vm, actions):
     # The others still work.
     assert client.run("lab", "vmferry-guestd", "send", "go", "now")[0] == 0
     ended(client, "good")
-    assert "good" in lab.vmferry("actions", check=True).stdout
+    table = lab.vmferry("actions", check=True).stdout
+    assert any(line.split()[:5] == ["good", "message:go", "always", "lab", "done"] for line in table.splitlines()), table
+    told = [json.loads(line) for line in lab.vmferry("--json", "actions", check=True).stdout.splitlines()]
+    good = next(action for action in told if action["name"] == "good")
+    assert good["results"][0]["guest"] == "lab" and good["file"].endswith("/good.action"), good
+    # A pattern may be meant for a domain to come.
+    path = actions("early", "[Action]\n# who comes\nGuests=lab;web-*\n[Step x]\nRun=/bin/true\n")
+    r = lab.vmferry("actions", "check", path, check=True)
+    assert r.stderr.startswith(f"{path}:3: ") and "web-*" in r.stderr and "'lab'" not in r.stderr, r.stderr
+    eventually(lambda: f"{path}:3: " in lab.place.log("hostd"), 10, "the same in the log")
 
 
 def test_failure_is_told(lab, client, vm, actions):

@@ -18,9 +18,13 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
         uint64_t v;
         bool b;
 
-        if (line <= *last || !*key || strchr(section, '\n') || strchr(value, '\n'))
+        if (line <= *last || strchr(section, '\n') || !key != !value)
                 abort();
         *last = line;
+        if (!key)
+                return 0;
+        if (!*key || strchr(value, '\n'))
+                abort();
         (void)ini_bool(value, &b);
         (void)ini_usec(value, &v);
         (void)ini_size(value, &v);

@@ -18,6 +18,8 @@ static int on_assign(void *userdata, const char *file, unsigned line, const char
 {
         size_t n = strlen(got);
 
+        if (!key)
+                return 0;
         (void)snprintf(got + n, sizeof got - n, "%u[%s]%s=%s|", line, section, key, value);
         return str_eq(key, "Stop") ? -ECANCELED : 0;
 }
@@ -73,6 +75,26 @@ START_TEST(test_lines)
         ck_assert_int_eq(ini_parse("x.conf", "A=1\0\nB=2", 8, on_assign, on_complain, NULL), 0);
         ck_assert_str_eq(got, "1!|2[]B=2|");
         ck_assert_int_eq(ini_parse("x.conf", "nonsense", 8, on_assign, NULL, NULL), 0);
+}
+END_TEST
+
+static int on_section(void *userdata, const char *file, unsigned line, const char *section, const char *key,
+                      const char *value)
+{
+        size_t n = strlen(got);
+
+        if (!key)
+                (void)snprintf(got + n, sizeof got - n, "%u[%s]%s|", line, section, value ? "!" : "");
+        return str_eq(section, "Stop") ? -ECANCELED : 0;
+}
+
+START_TEST(test_sections)
+{
+        static const char text[] = "A=1\n[S]\n\n[T x]\nB=1\n[S]\n[\n[Stop]\n[U]\n";
+
+        got[0] = 0;
+        ck_assert_int_eq(ini_parse("x.conf", text, strlen(text), on_section, NULL, NULL), -ECANCELED);
+        ck_assert_str_eq(got, "2[S]|4[T x]|6[S]|8[Stop]|");
 }
 END_TEST
 
@@ -173,6 +195,7 @@ int main(void)
         int n;
 
         tcase_add_test(t, test_lines);
+        tcase_add_test(t, test_sections);
         tcase_add_test(t, test_size_limit);
         tcase_add_test(t, test_drop_ins);
         tcase_add_test(t, test_values);

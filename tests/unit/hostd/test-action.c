@@ -99,6 +99,69 @@ START_TEST(test_by_uuid)
 }
 END_TEST
 
+/* As the design has it, and a remark behind everything. */
+START_TEST(test_remarks)
+{
+        static const char text[] = "[Action]\n"
+                                   "Description=Give every web server its site configuration # 2\n"
+                                   "Guests=web-*;edge-?          # globs on the name, or uuid:…\n"
+                                   "On=ready                     # ready, started, stopped, message:TOPIC\n"
+                                   "Once=boot                    # boot (default), guest, always\n"
+                                   "Timeout=60s\t# a minute\n"
+                                   "Retries=3 #three\n"
+                                   "\n"
+                                   "[Step site config]\n"
+                                   "Push=/srv/site.conf:/etc/site.conf  # here: there\n"
+                                   "Mode=0644 # all may read\n"
+                                   "Owner=www # it\n"
+                                   "Preserve=no # not more\n"
+                                   "Overwrite=update # when newer\n"
+                                   "[Step hash]\n"
+                                   "Push=/srv/a #1:/etc/a #1\n"
+                                   "[Step reload]\n"
+                                   "Run=/bin/systemctl reload 'a # b' \"c # d\" e#f \\# g\t# nginx\n"
+                                   "User=www # it\n"
+                                   "WorkingDirectory=/srv # it\n"
+                                   "Environment=A=1 B='2 # 3' # two\n"
+                                   "Timeout=5 # seconds\n"
+                                   "[Step tell]\n"
+                                   "Send=irc join #news now # a channel\n";
+        Told told = {};
+        Action *a = parse(text, &told);
+        const ActionStep *s;
+
+        ck_assert_msg(a != NULL, "%u: %s", told.first_line, told.first);
+        ck_assert_str_eq(a->description, "Give every web server its site configuration");
+        ck_assert(action_is_for(a, "web-1", "") && action_is_for(a, "edge-1", "") && !a->guests[2]);
+        ck_assert_int_eq(a->on, ACTION_ON_READY);
+        ck_assert_int_eq(a->once, ACTION_ONCE_BOOT);
+        ck_assert_uint_eq(a->timeout_usec, 60 * USEC_PER_SEC);
+        ck_assert_uint_eq(a->n_retries, 3);
+        ck_assert_uint_eq(a->n_steps, 4);
+        s = a->steps;
+        ck_assert_str_eq(s->from, "/srv/site.conf");
+        ck_assert_str_eq(s->to, "/etc/site.conf");
+        ck_assert_uint_eq(s->mode, 0644);
+        ck_assert_str_eq(s->owner, "www");
+        ck_assert_str_eq(s->overwrite, "update");
+        ck_assert_str_eq(s[1].from, "/srv/a #1");
+        ck_assert_str_eq(s[1].to, "/etc/a #1");
+        ck_assert_str_eq(s[2].argv[2], "a # b");
+        ck_assert_str_eq(s[2].argv[3], "c # d");
+        ck_assert_str_eq(s[2].argv[4], "e#f");
+        ck_assert_str_eq(s[2].argv[5], "#");
+        ck_assert_str_eq(s[2].argv[6], "g");
+        ck_assert_ptr_null(s[2].argv[7]);
+        ck_assert_str_eq(s[2].user, "www");
+        ck_assert_str_eq(s[2].cwd, "/srv");
+        ck_assert_str_eq(s[2].env[1], "B=2 # 3");
+        ck_assert_ptr_null(s[2].env[2]);
+        ck_assert_uint_eq(s[2].timeout_usec, 5 * USEC_PER_SEC);
+        ck_assert_str_eq(s[3].text, "join #news now");
+        (void)action_free(a);
+}
+END_TEST
+
 static const struct {
         const char *text;
         unsigned line;
@@ -117,8 +180,13 @@ static const struct {
         { "[Action]\nGuests=a\n[Step x]\nRun='/a\n", 4, "Run" },
         { "[Action]\nGuests=a\n[Step x]\nRun=/a\nSend=t\n", 5, "verb" },
         { "[Action]\nGuests=a\n[Step x]\nRun=/a\nMode=999\n", 5, "Mode" },
-        { "[Action]\nGuests=a\n[Step x]\nMode=0644\n", 4, "verb" },
-        { "[Action]\nGuests=a\nOn=stopped\n[Step x]\nCall=t\n", 5, "stopped" },
+        { "[Action]\nGuests=a\n[Step x]\nMode=0644\n", 3, "verb" },
+        { "[Action]\nGuests=a\n[Step x]\n\n[Step y]\nRun=/a\n", 3, "[Step x] has no verb" },
+        { "[Action]\nGuests=a\nOn=stopped\n[Step x]\nTimeout=3\nCall=t\n", 6, "stopped" },
+        { "[Action]\nGuests=a\n[Stpe x]\nRun=/a\n[Step y]\nRun=/a\n", 3, "[Stpe x]" },
+        { "# only\n[Action]\nOn=ready\n[Step x]\nRun=/a\n", 2, "Guests=" },
+        { "# only\n[Action]\nGuests=a\n", 2, "[Step NAME]" },
+        { "[Action]\nGuests=a\n[Step x]\nRun=/a\nMode= # none\n", 5, "Mode" },
         { "Guests=a\n[Step x]\nRun=/a\n", 1, "outside" },
 };
 
@@ -164,6 +232,7 @@ int main(void)
 
         tcase_add_test(t, test_good);
         tcase_add_test(t, test_by_uuid);
+        tcase_add_test(t, test_remarks);
         tcase_add_loop_test(t, test_bad, 0, ELEMENTSOF(bad));
         tcase_add_test(t, test_nothing_in_it);
         tcase_add_test(t, test_all_errors_are_told);
