@@ -130,10 +130,10 @@ static int on_owner(sd_bus_message *m, void *userdata, sd_bus_error *e)
         return 0;
 }
 
-static void job_call(Exec *x, const char *interface, const char *method, const char *types, ...)
+/* Not waited for: the answer comes when the guest has done it, and what is typed goes on meanwhile. */
+static void job_tell(Exec *x, const char *interface, const char *method, const char *types, ...)
 {
-        _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
-        sd_bus_message *m = client_call_new(x->cli, x->job, interface, method);
+        _cleanup_message_ sd_bus_message *m = client_call_new(x->cli, x->job, interface, method);
         va_list ap;
 
         if (!m)
@@ -142,7 +142,17 @@ static void job_call(Exec *x, const char *interface, const char *method, const c
         if (types)
                 (void)sd_bus_message_appendv(m, types, ap);
         va_end(ap);
-        (void)client_call(x->cli, m, 0, &e, NULL);
+        (void)sd_bus_message_set_expect_reply(m, false);
+        (void)sd_bus_send(x->cli->bus, m, NULL);
+}
+
+static void job_cancel(Exec *x)
+{
+        _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
+        sd_bus_message *m = client_call_new(x->cli, x->job, IFACE_JOB, "Cancel");
+
+        if (m)
+                (void)client_call(x->cli, m, 0, &e, NULL);
 }
 
 static void on_signal_fd(Exec *x, int fd)
@@ -156,7 +166,7 @@ static void on_signal_fd(Exec *x, int fd)
 
                 terminal_size(&rows, &columns);
                 if (x->tty)
-                        job_call(x, IFACE_PROCESS, "Resize", "qq", rows, columns);
+                        job_tell(x, IFACE_PROCESS, "Resize", "qq", rows, columns);
                 return;
         }
         if (x->attached || si.ssi_signo == SIGHUP) { /* nobody looks any more */
@@ -166,9 +176,9 @@ static void on_signal_fd(Exec *x, int fd)
         }
         /* As a shell would: the signal goes to the command; who insists ends the job. */
         if (x->n_interrupts++ == 0)
-                job_call(x, IFACE_PROCESS, "Kill", "i", (int)si.ssi_signo);
+                job_tell(x, IFACE_PROCESS, "Kill", "i", (int)si.ssi_signo);
         else
-                job_call(x, IFACE_JOB, "Cancel", NULL);
+                job_cancel(x);
 }
 
 /* Local output that nobody reads any more: closed, so that the command learns it as it would at home. */
@@ -370,7 +380,7 @@ static int drive(Exec *x, int fds[3])
         terminal_restore();
         if (x->left && !x->attached) {
                 fputs("\nvmferry: left the command\n", stderr);
-                job_call(x, IFACE_JOB, "Cancel", NULL);
+                job_cancel(x);
         }
         return exit_status(x);
 }

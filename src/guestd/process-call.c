@@ -26,6 +26,53 @@ static void reply_ok(Processes *ps, uint64_t token)
         ps->ops->reply(ps->userdata, token, json_object_new_object());
 }
 
+static void reply_done(Processes *ps, uint64_t token, int error)
+{
+        if (error == 0)
+                reply_ok(ps, token);
+        else if (error == ESRCH)
+                reply_error(ps, token, WIRE_NOT_FOUND, "the process has ended");
+        else if (error == ENOTTY)
+                reply_error(ps, token, WIRE_INVALID_ARGS, "the process has left its terminal");
+        else
+                reply_error(ps, token, wire_error_from_errno(error), strerror(error));
+}
+
+void process_ask(Process *p, uint64_t token, SupervisorWordType type, int32_t a, int32_t b)
+{
+        Processes *ps = p->owner;
+        uint32_t serial = p->supervisor_answers ? ++p->n_asked_ever ?: ++p->n_asked_ever : 0;
+        if (p->control < 0)
+                reply_done(ps, token, ESRCH);
+        else if (p->n_asked == PROCESS_ASKED_MAX)
+                reply_error(ps, token, WIRE_LIMITS_EXCEEDED, "the process is asked too much at once");
+        else if (supervisor_ask(p->control, type, a, b, serial) < 0)
+                reply_error(ps, token, WIRE_FAILED, "the process's supervisor is not to be reached");
+        else if (serial) {
+                p->asked[p->n_asked].serial = serial;
+                p->asked[p->n_asked++].token = token;
+        } else
+                reply_ok(ps, token);
+}
+
+void process_on_done(Process *p, uint32_t serial, int error)
+{
+        for (size_t i = 0; i < p->n_asked; i++) {
+                if (p->asked[i].serial != serial)
+                        continue;
+                uint64_t token = p->asked[i].token;
+                p->asked[i] = p->asked[--p->n_asked];
+                reply_done(p->owner, token, error);
+                return;
+        }
+}
+
+void process_forget_asked(Process *p)
+{
+        while (p->n_asked > 0)
+                reply_done(p->owner, p->asked[--p->n_asked].token, ESRCH);
+}
+
 static void call_start(Processes *ps, uint64_t token, json_object *params)
 {
         _cleanup_(process_spec_done) ProcessSpec spec = { 0 };
@@ -76,13 +123,10 @@ static void call_kill(Processes *ps, uint64_t token, Process *p, json_object *pa
         bool tree = message_bool(params, "tree", true);
         if (signal < 1 || signal > SIGRTMAX)
                 reply_error(ps, token, WIRE_INVALID_ARGS, "no such signal");
-        else if (p->control < 0)
-                reply_error(ps, token, WIRE_NOT_FOUND, "the process has ended");
-        else if (supervisor_say(p->control, SUPERVISOR_SIGNAL, (int32_t)signal, tree) < 0)
-                reply_error(ps, token, WIRE_FAILED, "the process's supervisor does not take the signal");
         else {
-                log_audit("exec", p->id, "ok", "kill=%d tree=%d", (int)signal, tree);
-                reply_ok(ps, token);
+                log_audit("exec", p->id, p->control < 0 ? wire_error_to_string(WIRE_NOT_FOUND) : "ok",
+                          "kill=%d tree=%d", (int)signal, tree);
+                process_ask(p, token, SUPERVISOR_SIGNAL, (int32_t)signal, tree);
         }
 }
 
@@ -93,12 +137,8 @@ static void call_resize(Processes *ps, uint64_t token, Process *p, json_object *
                 reply_error(ps, token, WIRE_INVALID_ARGS, "rows and columns are between 0 and 65535");
         else if (!p->tty)
                 reply_error(ps, token, WIRE_INVALID_ARGS, "the process has no terminal");
-        else if (p->control < 0)
-                reply_error(ps, token, WIRE_NOT_FOUND, "the process has ended");
-        else if (supervisor_say(p->control, SUPERVISOR_RESIZE, rows, columns) < 0)
-                reply_error(ps, token, WIRE_FAILED, "the process's supervisor does not take the size");
         else
-                reply_ok(ps, token);
+                process_ask(p, token, SUPERVISOR_RESIZE, rows, columns);
 }
 
 static void call_forget(Processes *ps, uint64_t token, Process *p)

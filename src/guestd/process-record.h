@@ -15,6 +15,8 @@
 #define PROCESS_COMMAND_MAX 256u /* bytes of argv, in lists and logs */
 #define PROCESS_META_FILE "meta" /* in a detached one's directory; JSON: "argv", "tty" */
 
+#define PROCESS_ASKED_MAX 32u /* calls that wait for a supervisor's word */
+
 typedef enum ProcessState { PROCESS_STARTING, PROCESS_RUNNING, PROCESS_EXITED } ProcessState;
 
 typedef struct Process {
@@ -30,6 +32,13 @@ typedef struct Process {
         pid_t pid;
         int wait_status;
         int control; /* the supervisor; -EBADF: it has ended */
+        bool supervisor_answers;
+        struct {
+                uint32_t serial;
+                uint64_t token;
+        } asked[PROCESS_ASKED_MAX];
+        size_t n_asked;
+        uint32_t n_asked_ever;
         LoopFd *control_source;
         int in, out, err; /* our ends, until they are given away; with a tty out is the master */
         uint64_t drop_at;
@@ -55,6 +64,10 @@ void process_fail(Process *p, SupervisorStage stage, int error);
 /* After an exit and after the supervisor's end: drops the record, or says when. */
 void process_settle(Process *p);
 void process_put_exit(const Process *p, json_object *o);
+/* Asks the supervisor, and answers the call when it has done so (process-call.c). */
+void process_ask(Process *p, uint64_t token, SupervisorWordType type, int32_t a, int32_t b);
+void process_on_done(Process *p, uint32_t serial, int error);
+void process_forget_asked(Process *p);                 /* the supervisor has ended: so has the process */
 int process_fork(Process *p, const ProcessSpec *spec); /* process-start.c; 0, -errno */
 json_object *process_shorten_argv(char *const *argv);  /* process-start.c; NULL: no memory */
 

@@ -90,6 +90,7 @@ int processes_add(Processes *ps, Process *p)
  * socket. */
 static void processes_drop(Processes *ps, Process *p)
 {
+        process_forget_asked(p);
         if (p->dir)
                 dir_remove(p->dir);
         for (size_t i = 0; i < ps->n; i++)
@@ -277,6 +278,7 @@ static void process_lost(Process *p)
 {
         p->control_source = loop_fd_free(p->control_source);
         p->control = fd_close(p->control);
+        process_forget_asked(p);
         if (p->state == PROCESS_STARTING) {
                 process_fail(p, SUPERVISOR_SETUP, EIO);
                 return;
@@ -305,6 +307,7 @@ static void on_control(void *userdata, int fd, short revents)
         }
         switch (w.type) {
         case SUPERVISOR_STARTED:
+                p->supervisor_answers = w.serial > 0;
                 process_started(p, w.a, (uid_t)w.b);
                 break;
         case SUPERVISOR_FAILED:
@@ -313,6 +316,9 @@ static void on_control(void *userdata, int fd, short revents)
                 break;
         case SUPERVISOR_EXITED:
                 process_exited(p, w.a, w.b);
+                break;
+        case SUPERVISOR_DONE:
+                process_on_done(p, w.serial, w.b);
                 break;
         default:
                 break;

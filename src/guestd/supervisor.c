@@ -50,10 +50,20 @@ typedef struct Supervisor {
         uint64_t timeout_at, kill_at, kill_again_usec, check_at, check_usec;
 } Supervisor;
 
+int supervisor_ask(int fd, SupervisorWordType type, int32_t a, int32_t b, uint32_t serial)
+{
+        SupervisorWord w = { .type = type, .a = a, .b = b, .serial = serial };
+        return send(fd, &w, sizeof(w), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
 int supervisor_say(int fd, SupervisorWordType type, int32_t a, int32_t b)
 {
-        SupervisorWord w = { .type = type, .a = a, .b = b };
-        return send(fd, &w, sizeof(w), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+        return supervisor_ask(fd, type, a, b, 0);
+}
+
+static int say_started(const Supervisor *s, int fd)
+{
+        return supervisor_ask(fd, SUPERVISOR_STARTED, s->command, (int32_t)s->uid, 1);
 }
 
 static void say_to(Supervisor *s, ClientKind kind, SupervisorWordType type, int32_t a, int32_t b)
@@ -184,13 +194,34 @@ static void followers_drop(Supervisor *s, ClientKind kind)
                         client_drop(s, i);
 }
 
+static int on_signal_word(Supervisor *s, int signal, bool is_tree)
+{
+        if (!is_tree)
+                return s->has_exited ? -ESRCH : kill(s->command, signal) < 0 ? -errno : 0;
+        if (signal == SIGTERM)
+                tree_end(s);
+        else if (signal == SIGKILL)
+                tree_end_now(s);
+        else
+                return MIN(tree_signal(&s->tree, signal), 0);
+        return 0;
+}
+
+static int on_resize_word(Supervisor *s, uint16_t rows, uint16_t columns)
+{
+        if (!s->spec->terminal)
+                return -ENOTTY;
+        return s->has_exited ? -ESRCH : terminal_resize(s->spec->terminal, s->command, rows, columns);
+}
+
 static void on_word(Supervisor *s, size_t i, const SupervisorWord *w)
 {
         Client *c = &s->clients[i];
+        int r = 0;
         switch (w->type) {
         case SUPERVISOR_STATE:
                 c->kind = CLIENT_GUESTD;
-                (void)supervisor_say(c->fd, SUPERVISOR_STARTED, s->command, (int32_t)s->uid);
+                (void)say_started(s, c->fd);
                 if (s->has_exited)
                         (void)supervisor_say(c->fd, SUPERVISOR_EXITED, s->wait_status, s->has_timed_out);
                 break;
@@ -200,25 +231,19 @@ static void on_word(Supervisor *s, size_t i, const SupervisorWord *w)
                         client_drop(s, i);
                 break;
         case SUPERVISOR_SIGNAL:
-                if (!w->b && !s->has_exited)
-                        (void)kill(s->command, w->a);
-                else if (w->b && w->a == SIGTERM)
-                        tree_end(s);
-                else if (w->b && w->a == SIGKILL)
-                        tree_end_now(s);
-                else if (w->b)
-                        (void)tree_signal(&s->tree, w->a);
+                r = on_signal_word(s, w->a, w->b);
                 break;
         case SUPERVISOR_RESIZE:
-                if (s->spec->terminal && !s->has_exited)
-                        (void)terminal_resize(s->spec->terminal, s->command, (uint16_t)w->a, (uint16_t)w->b);
+                r = on_resize_word(s, (uint16_t)w->a, (uint16_t)w->b);
                 break;
         case SUPERVISOR_RELEASE:
                 s->is_leaving = s->has_exited && !s->is_ending;
                 break;
         default: /* of a later version */
-                break;
+                return;
         }
+        if (w->serial && w->type != SUPERVISOR_FOLLOW) /* which may have dropped its client */
+                (void)supervisor_ask(c->fd, SUPERVISOR_DONE, 0, -r, w->serial);
 }
 
 static void on_client(Supervisor *s, size_t i)
@@ -409,7 +434,7 @@ _Noreturn void supervisor_run(const SupervisorSpec *spec)
         if (r < 0)
                 (void)supervisor_say(spec->control_fd, SUPERVISOR_FAILED, e.stage, -r);
         else {
-                (void)supervisor_say(spec->control_fd, SUPERVISOR_STARTED, s.command, (int32_t)s.uid);
+                (void)say_started(&s, spec->control_fd);
                 while (!is_over(&s))
                         if (supervisor_turn(&s) < 0) /* no memory to wait in: nobody can wait for this job */
                                 tree_end_now(&s), (void)usleep(KILL_AGAIN_USEC);

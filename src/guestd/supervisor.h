@@ -41,6 +41,7 @@ typedef enum SupervisorWordType {
         SUPERVISOR_FAILED,      /* a: SupervisorStage, b: errno */
         SUPERVISOR_EXITED,      /* a: wait status, b: 1 if the time was over */
         SUPERVISOR_MORE,        /* to followers: the spool has grown */
+        SUPERVISOR_DONE,        /* to a word with a serial, echoed here: b: errno, 0 if it was done */
         SUPERVISOR_STATE = 16,  /* guestd: tell STARTED or EXITED, now and later */
         SUPERVISOR_FOLLOW,  /* a follower: a: 0 stdout, 1 stderr; the socket is closed when that output has
                                ended */
@@ -53,7 +54,8 @@ typedef enum SupervisorWordType {
 typedef struct SupervisorWord {
         uint32_t type;
         int32_t a, b;
-        uint32_t reserved;
+        uint32_t serial; /* of SIGNAL, RESIZE: not 0 asks for DONE; of STARTED: not 0 promises it (earlier
+                            versions are silent) */
 } SupervisorWord;
 
 typedef struct SupervisorSpec {
@@ -79,7 +81,8 @@ _Noreturn void supervisor_run(const SupervisorSpec *spec);
 /* Connects to the socket in a job's directory. The fd (nonblocking), or -errno: ENOENT, ECONNREFUSED: it has
  * ended. */
 int supervisor_connect(const char *job_dir);
-int supervisor_say(int fd, SupervisorWordType type, int32_t a,
-                   int32_t b); /* 0, -errno; never blocks, no SIGPIPE */
+/* 0, -errno; never blocks, no SIGPIPE. */
+int supervisor_say(int fd, SupervisorWordType type, int32_t a, int32_t b);
+int supervisor_ask(int fd, SupervisorWordType type, int32_t a, int32_t b, uint32_t serial);
 /* In a child of loop_fork(): copies a spool to out_fd from its start until the output has ended. */
 _Noreturn void supervisor_follow(const char *job_dir, bool is_stderr, int out_fd);

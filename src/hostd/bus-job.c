@@ -8,6 +8,7 @@
 #include "hostd/bus-error.h"
 #include "hostd/bus-objects.h"
 #include "hostd/bus-options.h"
+#include "hostd/exec.h"
 #include "hostd/names.h"
 
 #define SIGNAL_MAX 64
@@ -158,9 +159,6 @@ static int method_wait(sd_bus_message *m, void *userdata, sd_bus_error *error)
 
 static int process_error(const Job *j, int r, sd_bus_error *error)
 {
-        if (r == -ESRCH)
-                return bus_error_set(error, WIRE_NOT_FOUND, "%s in guest %s has ended already",
-                                     j->process->argv[0], j->guest_name);
         if (r == -ENOTCONN)
                 return bus_error_set(error, WIRE_NOT_READY, "Guest %s is not ready", j->guest_name);
         if (r == -ENOTTY)
@@ -168,10 +166,38 @@ static int process_error(const Job *j, int r, sd_bus_error *error)
                                      j->process->argv[0], j->guest_name);
         if (r == -ENOTSUP)
                 return bus_error_set(error, WIRE_UNSUPPORTED,
-                                     "%s in guest %s is not detached: its output went to its caller",
+                                     "%s in guest %s was not started detached: its output is not kept",
                                      j->process->argv[0], j->guest_name);
         return bus_error_set(error, WIRE_FAILED, "%s in guest %s: %s", j->process->argv[0], j->guest_name,
                              g_strerror(-r));
+}
+
+/* userdata is the call, referenced. */
+static void on_answer(void *userdata, WireError error, const char *text)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata;
+
+        if (error != WIRE_OK)
+                bus_error_reply(call, error, text);
+        else
+                (void)sd_bus_reply_method_return(call, NULL);
+}
+
+static int answer_later(sd_bus_message *m, const Job *j, int r, sd_bus_error *error)
+{
+        if (r >= 0)
+                return 1;
+        sd_bus_message_unref(m);
+        return process_error(j, r, error);
+}
+
+/* To look and to touch: what is not there any more is told as such. */
+static int check_process(const Job *j, sd_bus_error *error)
+{
+        if (j->process && !job_state_is_final(j->state))
+                return 0;
+        return bus_error_set(error, WIRE_NOT_FOUND, "The process of job %" PRIu32 " in guest %s %s", j->id,
+                             j->guest_name, j->process ? "has ended already" : "has not started yet");
 }
 
 static int method_kill(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -186,12 +212,9 @@ static int method_kill(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 return bus_error_set(error, WIRE_INVALID_ARGS, "There is no signal %" PRId32, signal);
         if ((r = authorize(userdata, m, "manage", &j, error)) <= 0)
                 return r < 0 ? r : 1;
-        if (!j->process || job_state_is_final(j->state))
-                return bus_error_set(error, WIRE_NOT_FOUND, "The process in guest %s has ended already",
-                                     j->guest_name);
-        if ((r = j->process->kill(j->userdata, signal)) < 0)
-                return process_error(j, r, error);
-        return sd_bus_reply_method_return(m, NULL);
+        if ((r = check_process(j, error)) < 0)
+                return r;
+        return answer_later(m, j, exec_kill(j, signal, on_answer, sd_bus_message_ref(m)), error);
 }
 
 static int method_resize(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -204,12 +227,9 @@ static int method_resize(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 return r;
         if ((r = authorize(userdata, m, "manage", &j, error)) <= 0)
                 return r < 0 ? r : 1;
-        if (!j->process || job_state_is_final(j->state))
-                return bus_error_set(error, WIRE_NOT_FOUND, "The process in guest %s has ended already",
-                                     j->guest_name);
-        if ((r = j->process->resize(j->userdata, rows, columns)) < 0)
-                return process_error(j, r, error);
-        return sd_bus_reply_method_return(m, NULL);
+        if ((r = check_process(j, error)) < 0)
+                return r;
+        return answer_later(m, j, exec_resize(j, rows, columns, on_answer, sd_bus_message_ref(m)), error);
 }
 
 static int method_attach(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -224,7 +244,7 @@ static int method_attach(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 return r < 0 ? r : 1;
         if (!j->process)
                 return no_such_job(error);
-        if ((r = j->process->attach(j->userdata, fds)) < 0)
+        if ((r = exec_attach(j, fds)) < 0)
                 return process_error(j, r, error);
         r = sd_bus_reply_method_return(m, "hh", fds[0], fds[1]);
         fd_close(fds[0]);

@@ -27,15 +27,14 @@ static void on_spool_closed(void *userdata, WireError error, const char *text, u
                 log_debug("A detached process's output was not sent to its end: %s", text);
 }
 
-int exec_attach(void *userdata, int ret_fds[2])
+int exec_attach(const Job *j, int ret_fds[2])
 {
         static const char *const outputs[] = { "stdout", "stderr" };
-        Process *p = userdata;
         int pipes[2][2];
 
-        if (!p->job->detached)
+        if (!j->process->has_spool)
                 return -ENOTSUP;
-        if (!exec_can_ask(p))
+        if (!exec_can_ask(j))
                 return -ENOTCONN;
         if (pipe2(pipes[0], O_CLOEXEC) < 0)
                 return -errno;
@@ -49,15 +48,15 @@ int exec_attach(void *userdata, int ret_fds[2])
                 json_object *o = json_object_new_object();
 
                 json_object_object_add(o, "kind", json_object_new_string("spool"));
-                json_object_object_add(o, "process", json_object_new_string(p->job->wire_id));
+                json_object_object_add(o, "process", json_object_new_string(j->wire_id));
                 json_object_object_add(o, "output", json_object_new_string(outputs[i]));
-                (void)guest_stream_open(p->job->guest, &(GuestStreamConfig){
-                                                               .params = o,
-                                                               .in_fd = -1,
-                                                               .out_fd = pipes[i][1],
-                                                               .ended = on_spool_ended,
-                                                               .closed = on_spool_closed,
-                                                       });
+                (void)guest_stream_open(j->guest, &(GuestStreamConfig){
+                                                          .params = o,
+                                                          .in_fd = -1,
+                                                          .out_fd = pipes[i][1],
+                                                          .ended = on_spool_ended,
+                                                          .closed = on_spool_closed,
+                                                  });
                 ret_fds[i] = pipes[i][0];
         }
         return 0;
@@ -107,7 +106,7 @@ void exec_forget(Process *p)
                 return;
         jobs_forget(p->jobs, p->job);
         if (p->exited)
-                exec_ask(p, exec_request_new("process.forget", p->job->wire_id));
+                exec_tell(p->job, exec_request_new("process.forget", p->job->wire_id));
 }
 
 /* What an earlier hostd has written down of its end. */

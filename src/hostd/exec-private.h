@@ -2,8 +2,9 @@
 #pragma once
 
 /*
- * The inside of an exec job, for exec.c (its life), exec-request.c (what is asked of the guest) and
- * exec-detached.c (what outlives hostd). Nobody else includes this.
+ * The inside of an exec job, for exec.c (its life), exec-request.c (what is asked of the guest),
+ * exec-call.c (what is done to a running process) and exec-detached.c (what outlives hostd). Nobody else
+ * includes this.
  */
 
 #include <glib.h>
@@ -44,9 +45,10 @@ typedef struct Process {
 
 extern const JobOps exec_job_ops;
 Process *exec_process_new(Jobs *js, const char *const *argv, const char *user);
-bool exec_can_ask(const Process *p);
+bool exec_can_ask(const Job *j); /* NULL: no */
 /* A request whose answer changes nothing. Takes json over; nothing happens while the guest is not ready. */
-void exec_ask(Process *p, json_object *json);
+void exec_tell(const Job *j, json_object *json);
+int exec_tell_signal(const Job *j, int signal); /* -ENOTCONN */
 void exec_show(Process *p, uint32_t guest_pid); /* puts org.vmferry1.Process onto the job */
 void exec_show_exit(Process *p);
 
@@ -54,6 +56,5 @@ json_object *exec_request_new(const char *method, const char *id); /* id NULL: n
 json_object *exec_request_start(const Job *j, const char *const *argv, const ExecOptions *o, bool is_run);
 
 /* Of detached ones, else nothing happens. */
-int exec_attach(void *userdata, int ret_fds[2]); /* JobProcess.attach */
-void exec_keep(Process *p);                      /* writes down the job as it is */
+void exec_keep(Process *p);   /* writes down the job as it is */
 void exec_forget(Process *p); /* drops what was written down, and in the guest the output */

@@ -23,13 +23,11 @@
 #include "proto/message.h"
 
 #define START_TIMEOUT_USEC (60 * USEC_PER_SEC)
-#define REQUEST_TIMEOUT_USEC (30 * USEC_PER_SEC)
+#define LIST_TIMEOUT_USEC (30 * USEC_PER_SEC)
 #define TERM_GRACE_USEC (5 * USEC_PER_SEC)     /* from SIGTERM to SIGKILL, and from there to giving up */
 #define TIMEOUT_GRACE_USEC (15 * USEC_PER_SEC) /* the guest keeps the time; this is for one that doesn't */
 
 static void on_timer(void *userdata);
-static int on_kill(void *userdata, int signal);
-static int on_resize(void *userdata, uint16_t rows, uint16_t columns);
 
 static void process_free(Process *p)
 {
@@ -67,40 +65,7 @@ static void set_error(Process *p, WireError error, const char *text)
         if (p->error != WIRE_OK || error == WIRE_OK)
                 return;
         p->error = error;
-        p->text = job_text(p->job ? job_bare_text(p->job, text) : text);
-}
-
-static void on_ignored(void *userdata, WireError error, const char *text, const Message *m)
-{
-        if (error != WIRE_OK)
-                log_debug("A request about a process was not answered well: %s", text);
-}
-
-bool exec_can_ask(const Process *p)
-{
-        return p->job && p->job->guest && guest_state(p->job->guest) == GUEST_READY;
-}
-
-void exec_ask(Process *p, json_object *json)
-{
-        if (exec_can_ask(p))
-                (void)guest_request(p->job->guest, json, NULL, 0, REQUEST_TIMEOUT_USEC, on_ignored, NULL);
-        else
-                json_object_put(json);
-}
-
-/* To all of its tree, of which there may be something left after its own exit. */
-static int send_signal(Process *p, int signal)
-{
-        json_object *o;
-
-        if (!exec_can_ask(p))
-                return -ENOTCONN;
-        o = exec_request_new("process.kill", p->job->wire_id);
-        json_object_object_add(o, "signal", json_object_new_int(signal));
-        json_object_object_add(o, "tree", json_object_new_boolean(true));
-        exec_ask(p, o);
-        return 0;
+        p->text = job_text(p->job ? job_bare_text(p->job->guest_name, text) : text);
 }
 
 static void cancel_streams(Process *p, WireError error, const char *text)
@@ -141,9 +106,8 @@ void exec_show(Process *p, uint32_t guest_pid)
         JobProcess *shown = job_process_new((const char *const *)p->argv);
 
         shown->guest_pid = guest_pid;
-        shown->kill = on_kill;
-        shown->resize = on_resize;
-        shown->attach = exec_attach;
+        shown->has_tty = p->tty;
+        shown->has_spool = p->job->detached;
         job_set_process(p->jobs, p->job, shown);
 }
 
@@ -177,7 +141,7 @@ static void finish(Process *p)
         if (j->detached)
                 exec_keep(p); /* its output is still to be had */
         else if (p->exited)
-                exec_ask(p, exec_request_new("process.forget", j->wire_id));
+                exec_tell(j, exec_request_new("process.forget", j->wire_id));
 
         if (p->run_done) {
                 RunDone done = TAKE(p->run_done);
@@ -214,7 +178,7 @@ static void end_process(Process *p, WireError error, const char *text)
         set_error(p, error, text);
         if (p->ending == IN_TIME) {
                 p->ending = TERMINATED;
-                (void)send_signal(p, SIGTERM);
+                (void)exec_tell_signal(p->job, SIGTERM);
                 loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
         }
         if (p->exited) {
@@ -229,7 +193,7 @@ static void on_timer(void *userdata)
 
         if (p->ending == IN_TIME) {
                 end_process(p, WIRE_TIMEOUT, "It ran longer than its timeout");
-        } else if (p->ending == TERMINATED && send_signal(p, SIGKILL) == 0) {
+        } else if (p->ending == TERMINATED && exec_tell_signal(p->job, SIGKILL) == 0) {
                 p->ending = KILLED;
                 loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
         } else {
@@ -275,7 +239,7 @@ static void stream_closed(Process *p, GuestStream **stream, WireError error, con
          * itself. */
         if (error != WIRE_OK && error != WIRE_CANCELLED && p->error == WIRE_OK && p->running) {
                 set_error(p, error, text); /* its output is not whole, however it ends */
-                (void)send_signal(p, SIGKILL);
+                (void)exec_tell_signal(p->job, SIGKILL);
                 cancel_streams(p, error, text);
         }
         check_end(p);
@@ -322,27 +286,6 @@ static GuestStream *open_stream(Process *p, const char *kind, int in_fd, int out
                                                         .closed = closed,
                                                         .userdata = p,
                                                 });
-}
-
-static int on_kill(void *userdata, int signal)
-{
-        return send_signal(userdata, signal);
-}
-
-static int on_resize(void *userdata, uint16_t rows, uint16_t columns)
-{
-        Process *p = userdata;
-        json_object *o;
-
-        if (!p->tty)
-                return -ENOTTY;
-        if (!exec_can_ask(p))
-                return -ENOTCONN;
-        o = exec_request_new("process.resize", p->job->wire_id);
-        json_object_object_add(o, "rows", json_object_new_int(rows));
-        json_object_object_add(o, "columns", json_object_new_int(columns));
-        exec_ask(p, o);
-        return 0;
 }
 
 static void on_captured(void *userdata, bool is_too_large)
@@ -397,7 +340,7 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         int status = m ? (int)message_int(m->json, "exit_status", 0) : error == WIRE_NOT_FOUND ? 127 : 0;
         void *userdata = p->userdata;
         g_autofree char *sentence = g_strdup_printf("Cannot run %s in guest %s: %s", p->argv[0],
-                                                    j->guest_name, job_bare_text(j, text));
+                                                    j->guest_name, job_bare_text(j->guest_name, text));
         g_autofree char *line = g_strdup_printf("%s\n", sentence);
 
         if (error == WIRE_CANCELLED || (error == WIRE_OK && p->error != WIRE_OK))
@@ -427,7 +370,7 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                 text = "The domain was undefined";
         }
         if (error == WIRE_OK && p->is_run && !start_capture(p)) {
-                (void)send_signal(p, SIGKILL);
+                (void)exec_tell_signal(p->job, SIGKILL);
                 error = WIRE_LIMITS_EXCEEDED;
                 text = "hostd is out of file descriptors or memory";
         }
@@ -506,7 +449,7 @@ static void ask_for_it(Process *p, int64_t from)
 
         if (from > 0)
                 json_object_object_add(o, "from", json_object_new_int64(from));
-        p->listing = guest_request(p->job->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_listed, p);
+        p->listing = guest_request(p->job->guest, o, NULL, 0, LIST_TIMEOUT_USEC, on_listed, p);
 }
 
 static void on_guest_state(void *userdata, Job *j)
@@ -523,7 +466,7 @@ static void on_guest_state(void *userdata, Job *j)
                 check_end(p);
         } else if (guest_state(j->guest) == GUEST_READY) {
                 if (p->ending != IN_TIME)
-                        (void)send_signal(p, p->ending == KILLED ? SIGKILL : SIGTERM);
+                        (void)exec_tell_signal(j, p->ending == KILLED ? SIGKILL : SIGTERM);
                 if (p->listing == 0)
                         ask_for_it(p, 0);
         } else if (j->detached)

@@ -41,6 +41,16 @@ typedef void (*RunDone)(void *userdata, WireError error, const char *text, const
 void exec_run(Jobs *js, Guest *g, const Caller *caller, const char *const *argv, const ExecOptions *options,
               RunDone done, void *userdata);
 
+/* To a job that has a process, and has not ended. `answer` comes once, later, when the guest has done it or
+ * has not (then text is a sentence), unless an error is returned: -ENOTCONN: the guest is not ready;
+ * -ENOTTY. */
+typedef void (*ExecAnswer)(void *userdata, WireError error, const char *text);
+int exec_kill(const Job *j, int signal, ExecAnswer answer, void *userdata);
+int exec_resize(const Job *j, uint16_t rows, uint16_t columns, ExecAnswer answer, void *userdata);
+/* Descriptors of a detached process's output, from the start. -ENOTCONN, -ENOTSUP: it has no such output;
+ * -errno. */
+int exec_attach(const Job *j, int ret_fds[2]);
+
 /* A detached process that an earlier hostd has left in the store (JOB_EXEC): its job is there again, with
  * its id. 0, -EINVAL: it is no such thing. */
 int exec_restore(Jobs *js, const StoreItem *item);

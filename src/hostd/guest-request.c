@@ -74,25 +74,24 @@ static void request_fail(Guest *g, Request *q, WireError error, const char *form
 
 static void request_fail_not_ready(Guest *g, Request *q)
 {
-        request_fail(g, q, WIRE_NOT_READY, "guest '%s' is not ready: it is %s (%s)", g->name,
+        request_fail(g, q, WIRE_NOT_READY, "Guest %s is not ready: it is %s (%s)", g->name,
                      guest_state_to_string(g->state), g->reason);
 }
 
 static void request_fail_errno(Guest *g, Request *q, int r)
 {
         if (r == -E2BIG)
-                request_fail(g, q, WIRE_TOO_LARGE, "the message to guest '%s' is larger than %u bytes",
+                request_fail(g, q, WIRE_TOO_LARGE, "The message to guest %s is larger than %u bytes",
                              g->name, PAYLOAD_MAX);
         else if (r == -ENOBUFS)
                 request_fail(g, q, WIRE_LIMITS_EXCEEDED,
-                             "guest '%s' has too much unanswered already; try again later", g->name);
+                             "Guest %s has too much unanswered already; try again later", g->name);
         else if (r == -EILSEQ || r == -EBADMSG)
-                request_fail(g, q, WIRE_INVALID_ARGS, "the message to guest '%s' is not valid UTF-8",
-                             g->name);
+                request_fail(g, q, WIRE_INVALID_ARGS, "The message to guest %s is not valid UTF-8", g->name);
         else if (r == -ENOTCONN)
-                request_fail(g, q, WIRE_INTERRUPTED, "guest '%s' is connecting anew", g->name);
+                request_fail(g, q, WIRE_INTERRUPTED, "Guest %s is connecting anew", g->name);
         else
-                request_fail(g, q, WIRE_FAILED, "the message to guest '%s' was not sent: %s", g->name,
+                request_fail(g, q, WIRE_FAILED, "The message to guest %s was not sent: %s", g->name,
                              strerror(-r));
 }
 
@@ -160,8 +159,8 @@ void request_fail_all(Guest *g, const char *why)
                 return;
         list = request_list(g);
         for (guint i = 0; i < list->len; i++)
-                request_fail(g, list->pdata[i], WIRE_INTERRUPTED, "guest '%s' %s before it answered",
-                             g->name, why);
+                request_fail(g, list->pdata[i], WIRE_INTERRUPTED, "Guest %s %s before it answered", g->name,
+                             why);
 }
 
 uint64_t request_deadline(const Guest *g)
@@ -188,7 +187,7 @@ void request_tick(Guest *g, uint64_t now)
                 Request *q = list->pdata[i];
 
                 if (q->deadline <= now)
-                        request_fail(g, q, WIRE_TIMEOUT, "guest '%s' did not answer within %.3g s", g->name,
+                        request_fail(g, q, WIRE_TIMEOUT, "Guest %s did not answer within %.3g s", g->name,
                                      (double)(q->deadline - q->sent_at) / USEC_PER_SEC);
         }
         request_tell_failed(g);
@@ -207,7 +206,7 @@ void request_on_reply(Guest *g, uint32_t wire_id, const Message *m)
         error = message_get_error(m->json, &untrusted_text);
         if (error != WIRE_OK) {
                 text = escape_text(untrusted_text, strlen(untrusted_text), 1024);
-                sentence = g_strdup_printf("guest '%s': %s", g->name, text ? text : "");
+                sentence = g_strdup_printf("Guest %s: %s", g->name, text ? text : "");
         }
         request_end(g, q, error, sentence, m);
 }

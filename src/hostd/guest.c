@@ -126,7 +126,7 @@ static void tell_journal(Guest *g, uint64_t now)
 
 void guest_session_ended(Guest *g, const char *why)
 {
-        g_autofree char *text = g_strdup_printf("guest '%s' %s", g->name, why);
+        g_autofree char *text = g_strdup_printf("Guest %s %s", g->name, why);
 
         request_fail_all(g, why);
         dataport_reset(g->dataport, text);

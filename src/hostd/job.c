@@ -81,9 +81,9 @@ char *job_text(const char *untrusted)
         return text ? text : g_strdup("");
 }
 
-const char *job_bare_text(const Job *j, const char *text)
+const char *job_bare_text(const char *guest_name, const char *text)
 {
-        g_autofree char *prefix = g_strdup_printf("guest '%s': ", j->guest_name);
+        g_autofree char *prefix = g_strdup_printf("Guest %s: ", guest_name);
         return text && str_has_prefix(text, prefix) ? text + strlen(prefix) : text;
 }
 

@@ -57,20 +57,16 @@ typedef struct JobProcess { /* of exec jobs */
         uint32_t guest_pid;
         int32_t exit_status, exit_signal;
         bool exited;
-        /* `userdata` is the job's. 0, -errno: -ESRCH when it has ended, -ENOTCONN while the guest is not
-         * ready. */
-        int (*kill)(void *userdata, int signal);
-        int (*resize)(void *userdata, uint16_t rows, uint16_t columns);
-        /* Descriptors of a detached process's output, from the start. -ENOTSUP for others. Never blocks. */
-        int (*attach)(void *userdata, int ret_fds[2]);
+        bool has_tty;
+        bool has_spool; /* its output is kept in the guest */
 } JobProcess;
 JobProcess *job_process_new(const char *const *argv); /* copies argv, escaped for the bus */
 JobProcess *job_process_free(JobProcess *p);
 
 /* Valid UTF-8 as it is, anything else escaped; never NULL. malloc'ed. */
 char *job_text(const char *untrusted);
-/* A sentence of guest.h without its "guest 'NAME': ", for one that names the guest already. Borrowed. */
-const char *job_bare_text(const Job *j, const char *text);
+/* A sentence of guest.h without its "Guest NAME: ", for one that names the guest already. Borrowed. */
+const char *job_bare_text(const char *guest_name, const char *text);
 
 struct Job { /* read by the bus; written by the setters only */
         uint32_t id;

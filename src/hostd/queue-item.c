@@ -233,11 +233,6 @@ static void ask_list(QueueItem *i, Job *j, int64_t from)
         i->request = guest_request(j->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_listed, ref_new(i));
 }
 
-static int on_process_kill(void *userdata, int signal)
-{
-        return -ENOTSUP;
-}
-
 static void on_started(void *userdata, WireError error, const char *text, const Message *m)
 {
         QueueItem *i = ref_take(userdata);
@@ -276,7 +271,6 @@ static void show_process(QueueItem *i, Job *j)
         for (size_t k = 0; k < n; k++)
                 argv[k] = json_object_get_string(json_object_array_get_idx(list, k));
         JobProcess *p = job_process_new(argv);
-        p->kill = on_process_kill;
         job_set_process(queue_jobs(i->queue), j, p);
 }
 

@@ -74,7 +74,7 @@ static void set_error(Transfer *t, WireError error, const char *text)
                 return;
         t->error = error;
         g_free(t->text);
-        t->text = job_text(job_bare_text(t->job, text));
+        t->text = job_text(job_bare_text(t->job->guest_name, text));
 }
 
 static bool may_resume(const Transfer *t)

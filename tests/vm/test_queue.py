@@ -197,3 +197,24 @@ def test_command(lab, client, off):
     assert lab.vmferry("queue", "lab", "drop", "x").returncode == 2
     assert lab.vmferry("queue", "nobody").returncode == 1
     assert r.returncode == 0
+
+
+def test_process_of_an_item(lab, client, off):
+    """What can be asked of a command from the queue, before and while it runs."""
+    queue_run(client, "sleep 2791")
+    (job_id, *_), = queue(client)
+    path = f"/org/vmferry1/job/{job_id}"
+
+    def asked(method, signature, *args):
+        with pytest.raises(BusError) as e:
+            client.call(path, "org.vmferry1.Process", method, signature, *args)
+        return e.value.name
+
+    assert asked("Kill", "(i)", 15)
+    started(lab, off)
+    eventually(lambda: client.run("lab", "pidof", "sleep")[0] == 0, 20, "the command")
+    assert asked("Resize", "(qq)", 1, 1) == "Unsupported"
+    assert asked("Attach", "(a{sv})", {}) == "Unsupported"
+    client.call(path, "org.vmferry1.Process", "Kill", "(i)", 9)
+    assert client.wait_job(path)["State"] == "done"
+    assert client.get(path, "org.vmferry1.Process", "ExitSignal") == 9

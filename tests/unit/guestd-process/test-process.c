@@ -448,6 +448,45 @@ START_TEST(terminal)
 }
 END_TEST
 
+START_TEST(answered_when_done)
+{
+        char params[96], buf[4096];
+        int in, out;
+        start_script("0c", "stty -echo; echo ready; read line; kill -CONT $$; stty size",
+                     "{\"tty\":true,\"stdin\":true,\"stdout\":true}");
+        ck_assert_int_eq(process_take_fds(w.processes, "0c", PROCESS_STDIO, &in, &out), 0);
+        ck_assert_int_gt(read(out, buf, sizeof(buf)), 0);
+        for (unsigned i = 1; i <= 100; i++) {
+                struct winsize size;
+                (void)snprintf(params, sizeof(params), "{\"id\":\"0c\",\"rows\":%u,\"columns\":%u}", i,
+                               i + 1);
+                ck_assert_str_eq(call("process.resize", params), "");
+                ck_assert_int_eq(ioctl(out, TIOCGWINSZ, &size), 0);
+                ck_assert_uint_eq(size.ws_row, i);
+                ck_assert_uint_eq(size.ws_col, i + 1);
+        }
+        /* Of a signal too: whoever looks then sees what it did. */
+        ck_assert_str_eq(call("process.kill", "{\"id\":\"0c\",\"signal\":19}"), "");
+        char path[64];
+        _cleanup_free_ char *stat = NULL;
+        json_object *list;
+        ck_assert_str_eq(call("process.list", "{\"id\":\"0c\"}"), "");
+        ck_assert(json_object_object_get_ex(w.reply, "processes", &list));
+        (void)snprintf(path, sizeof(path), "/proc/%d/stat",
+                       (int)message_int(json_object_array_get_idx(list, 0), "pid", 0));
+        ck_assert_int_eq(fs_read_file(path, 4096, &stat, NULL), 0);
+        ck_assert_int_eq(strrchr(stat, ')')[2], 'T');
+        ck_assert_str_eq(call("process.kill", "{\"id\":\"0c\",\"signal\":18}"), "");
+        ck_assert_int_eq(fs_write_all(in, "\n", 1), 0);
+        (void)close(in);
+        read_all(out, buf, sizeof(buf));
+        ck_assert_msg(strstr(buf, "100 101\r\n"), "%s", buf);
+        wait_until(&w.n_exited, 1);
+        wait_no_children();
+        ck_assert_str_eq(call("process.resize", "{\"id\":\"0c\",\"rows\":1,\"columns\":1}"), "NotFound");
+}
+END_TEST
+
 static const char hydra[] = "setsid sh -c 'echo $$ >%s.one; (trap \"\" TERM HUP; sh -c \"echo \\$\\$ "
                             ">%s.two; sleep 1000; sleep 1000\") "
                             "& sleep 1000' & sleep 1000";
@@ -720,6 +759,7 @@ int main(void)
         tcase_add_test(c, arguments_at_the_limit);
         tcase_add_test(c, environment_and_directory);
         tcase_add_test(c, terminal);
+        tcase_add_test(c, answered_when_done);
         tcase_add_test(c, kill_ends_the_tree);
         tcase_add_test(c, timeout_ends_the_tree);
         tcase_add_test(c, what_is_left_behind_is_left_alone);

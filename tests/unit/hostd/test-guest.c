@@ -271,7 +271,7 @@ START_TEST(test_ready)
         ask("fail", 5 * USEC_PER_SEC);
         UNTIL(replied >= 0, 2000);
         ck_assert_int_eq(replied, WIRE_NO_HANDLER);
-        ck_assert_str_eq(replied_text, "guest 'web01': nobody\\x1b here");
+        ck_assert_str_eq(replied_text, "Guest web01: nobody\\x1b here");
         (void)guest_ping(guest, USEC_PER_SEC, on_pong, NULL);
         UNTIL(ponged >= 0, 2000);
         ck_assert_int_eq(ponged, WIRE_OK);
@@ -313,7 +313,7 @@ START_TEST(test_timeout_and_cancel)
         ask("hang", 200 * USEC_PER_MSEC);
         UNTIL(replied >= 0, 2000);
         ck_assert_int_eq(replied, WIRE_TIMEOUT);
-        ck_assert_str_eq(replied_text, "guest 'web01' did not answer within 0.2 s");
+        ck_assert_str_eq(replied_text, "Guest web01 did not answer within 0.2 s");
 
         o = json_object_new_object();
         replied = -1;
@@ -336,11 +336,11 @@ START_TEST(test_not_ready)
                 const char *text;
         } table[] = {
                 { DOMAIN_OFF, false, GUEST_OFF,
-                  "guest 'web01' is not ready: it is off (the domain is not running)" },
+                  "Guest web01 is not ready: it is off (the domain is not running)" },
                 { DOMAIN_PAUSED, true, GUEST_PAUSED,
-                  "guest 'web01' is not ready: it is paused (its vCPUs are stopped)" },
+                  "Guest web01 is not ready: it is paused (its vCPUs are stopped)" },
                 { DOMAIN_RUNNING, false, GUEST_NO_CHANNEL,
-                  "guest 'web01' is not ready: it is no-channel (it has none)" },
+                  "Guest web01 is not ready: it is no-channel (it has none)" },
         };
 
         set_up();
