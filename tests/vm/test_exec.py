@@ -255,8 +255,9 @@ def test_resize_is_there_when_answered(client, vm, rounds):
             client.call(p.path, PROCESS, "Resize", "(qq)", i, i + 1)
             os.write(p.stdin, b"\n")
             assert out.readline() == f"{i} {i + 1}\r\n".encode()
-    os.close(p.stdin)
-    os.close(p.stderr)
+        os.close(p.stdin)
+        os.close(p.stderr)
+        p.kill(9)
     client.wait_job(p.path, 20)
     with pytest.raises(BusError) as e:
         client.call(p.path, PROCESS, "Resize", "(qq)", 1, 1)
@@ -268,7 +269,7 @@ def test_signal_is_there_when_answered(client, vm):
     pid = client.get(p.path, PROCESS, "GuestPid")
     for signal, state in (19, "T"), (18, "S"), (19, "T"), (18, "S"):
         p.kill(signal)
-        assert client.run("lab", "sh", "-c", f"cut -d' ' -f3 /proc/{pid}/stat")[1].strip() == state
+        eventually(lambda: client.run("lab", "cut", "-d", " ", "-f", "3", f"/proc/{pid}/stat")[1].strip() == state, 5, state)
     with pytest.raises(BusError) as e:
         client.call(p.path, PROCESS, "Resize", "(qq)", 1, 1)
     assert e.value.name == "Unsupported"
