@@ -2,7 +2,7 @@
 /*
  * A message is taken when a subscriber or a handler has it; from then on its repeats are answered without
  * being carried out. The answer of a call that was repeated is lost: only senders that need none repeat
- * calls.
+ * calls. A sender that keeps an order waits for the handler's end, also by a repeat.
  */
 
 #include <stdio.h>
@@ -16,9 +16,9 @@
 
 typedef struct Pending {
         struct Pending *next;
-        uint64_t serial, token, id;
+        uint64_t serial, token, id, key;
         size_t n_payload;
-        bool is_call;
+        bool is_call, waits; /* waits: answered when the handler has ended */
         char topic[TOPIC_MAX + 1];
 } Pending;
 
@@ -52,7 +52,7 @@ static void messages_end(Messages *m, uint64_t serial, WireError error, const ch
                 _cleanup_free_ Pending *p = *at;
                 *at = p->next;
                 audit(p->is_call, p->id, error, p->topic, p->n_payload, n);
-                if (!p->is_call) { /* answered when it began */
+                if (!p->is_call && !p->waits) { /* answered when it began */
                         if (error != WIRE_OK)
                                 log_info("Message %llu of %s: %s", (unsigned long long)p->id, p->topic,
                                          text);
@@ -169,6 +169,17 @@ static json_object *duplicate_json(void)
         return o;
 }
 
+static void take_repeat(Messages *m, uint64_t token, uint64_t key, const char *topic, uint64_t id)
+{
+        log_debug("Message %llu of %s came again", (unsigned long long)id, topic);
+        for (Pending *p = m->pending; p; p = p->next)
+                if (p->waits && p->key == key) {
+                        p->token = token; /* the one before is of a session that was lost */
+                        return;
+                }
+        m->ops->reply(m->userdata, token, duplicate_json(), NULL, 0);
+}
+
 void messages_take(Messages *m, uint64_t token, bool is_call, const Message *untrusted)
 {
         const char *topic = message_str(untrusted->json, "topic", NULL), *text = "";
@@ -188,8 +199,7 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         }
         uint64_t key = seen_key(topic, id, untrusted->payload, untrusted->n_payload);
         if (id && seen_has(m->seen, key)) {
-                log_debug("Message %llu of %s came again", (unsigned long long)id, topic);
-                m->ops->reply(m->userdata, token, duplicate_json(), NULL, 0);
+                take_repeat(m, token, key, topic, id);
                 return;
         }
         p = calloc(1, sizeof(*p));
@@ -200,7 +210,9 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         p->serial = ++m->n_serials;
         p->token = token;
         p->id = id;
+        p->key = key;
         p->is_call = is_call;
+        p->waits = !is_call && message_bool(untrusted->json, "wait", false);
         p->n_payload = untrusted->n_payload;
         (void)snprintf(p->topic, sizeof(p->topic), "%s", topic);
 
@@ -212,18 +224,18 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         Pending *listed = p;
         p->next = m->pending;
         m->pending = TAKE(p);
-        bool waits;
-        int r = messages_route(m, listed, untrusted, timeout > 0 ? (uint64_t)timeout : 0, &waits);
-        if (r == 0 && waits) {
-                if (!is_call)
+        bool is_handled, is_answered_later = is_call || listed->waits;
+        int r = messages_route(m, listed, untrusted, timeout > 0 ? (uint64_t)timeout : 0, &is_handled);
+        if (r == 0 && is_handled) {
+                if (!is_answered_later)
                         m->ops->reply(m->userdata, token, NULL, NULL, 0);
                 return;
         }
         WireError error = r < 0 ? error_of_route(r, &text) : WIRE_OK;
         if (r < 0 && id)
                 seen_remove(m->seen, key);
-        messages_end(m, serial, error, text, NULL, 0); /* which answers a call */
-        if (is_call)
+        messages_end(m, serial, error, text, NULL, 0); /* which answers those that wait */
+        if (is_answered_later)
                 return;
         if (error == WIRE_OK)
                 m->ops->reply(m->userdata, token, NULL, NULL, 0);

@@ -27,7 +27,7 @@ typedef struct Delivery {
         uint64_t request; /* under way; 0 */
         char *guest_uuid, *guest_name;
         Caller *caller;
-        bool is_call;
+        bool is_call, until_end;
         char *topic;
         uint8_t *payload;
         size_t n_payload;
@@ -103,6 +103,8 @@ static void start(Delivery *d, Guest *g)
                                json_object_new_string(d->is_call ? "message.call" : "message.send"));
         json_object_object_add(o, "topic", json_object_new_string(d->topic));
         json_object_object_add(o, "id", json_object_new_int64((int64_t)d->id));
+        if (d->until_end)
+                json_object_object_add(o, "wait", json_object_new_boolean(true));
         if (left <= INT64_MAX)
                 json_object_object_add(o, "timeout", json_object_new_int64((int64_t)left));
         d->request = guest_request(g, o, d->payload, d->n_payload,
@@ -181,6 +183,7 @@ void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const
                 .guest_name = g_strdup(guest_name(g)),
                 .caller = caller_copy(caller),
                 .is_call = is_call,
+                .until_end = options->until_end,
                 .topic = g_strdup(topic),
                 .payload = n_payload > 0 ? g_memdup2(payload, n_payload) : NULL,
                 .n_payload = n_payload,

@@ -14,6 +14,7 @@
 typedef struct DeliveryOptions {
         uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
         uint64_t id;           /* of an earlier try, which the guest drops if it had it; 0: a new one */
+        bool until_end;        /* not done before the guest's handler has ended */
 } DeliveryOptions;
 
 /* Called once, perhaps before delivery_send() returns. WIRE_OK: reply (of a call) is borrowed; else text is

@@ -365,6 +365,8 @@ void item_run(QueueItem *i, Guest *g)
                 command_start(i, j, g);
         else
                 delivery_send(js, g, j->caller, i->is_call, i->topic, i->payload, i->n_payload,
-                              &(DeliveryOptions){ .timeout_usec = USEC_INFINITY, .id = i->message_id },
+                              &(DeliveryOptions){ .timeout_usec = USEC_INFINITY,
+                                                  .id = i->message_id,
+                                                  .until_end = true },
                               on_delivered, ref_new(i));
 }

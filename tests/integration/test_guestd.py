@@ -216,6 +216,26 @@ def test_handlers(guest):
     assert rss_kib(guest.process.pid) < before + 8 * 1024
 
 
+def test_waits_for_the_handler(guest):
+    """With `wait` a message is answered at its handler's end, also where the first word of it was lost."""
+    done = guest.place.file("handled")
+    guest.handler("lasting", f"sleep 0.7\necho x >> {done}\n")
+    guest.handler("failing", "echo why >&2\nexit 3\n")
+    host = guest.host
+    host.handshake(5)
+    host.request("message.send", b"", topic="lasting", id=21, wait=True)
+    assert open(done).read() == "x\n"
+    host.ask("message.send", b"", topic="lasting", id=22, wait=True)
+    host.handshake(5)
+    host.request("message.send", b"", topic="lasting", id=22, wait=True)
+    assert open(done).read() == "x\nx\n"
+    assert host.request("message.send", b"", topic="lasting", id=22, wait=True)[0].get("duplicate")
+    with pytest.raises(Remote) as e:
+        host.request("message.send", b"", topic="failing", id=23, wait=True)
+    assert e.value.name == "Failed" and "why" in e.value.body["message"]
+    host.request("message.send", b"", topic="failing", id=24)
+
+
 @pytest.fixture
 def place(guest):
     path = guest.place.directory("files", f"t{time.monotonic_ns()}")
