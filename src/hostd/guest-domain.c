@@ -16,6 +16,7 @@ static void link_forget(Guest *g)
         link_drop_channel(g);
         link_count(g, &g->counters);
         l->session = session_free(l->session);
+        share_forget(g);
         g_free(l->refusal);
         *l = (GuestLink){ .phase = LINK_NONE, .connected_at = l->connected_at };
 }

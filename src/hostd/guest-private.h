@@ -144,6 +144,7 @@ static inline bool request_is_any(const Guest *g)
 void share_asked(Guest *g);                                /* the guest began something that is work */
 void share_answered(Guest *g, size_t n_payload);           /* what came was waited for */
 void share_charge(Guest *g, size_t n_bytes, uint64_t now); /* behind each turn of reading */
+void share_forget(Guest *g); /* the session was freed, and its counters with it */
 void share_tick(Guest *g, uint64_t now);
 uint64_t share_deadline(const Guest *g);
 

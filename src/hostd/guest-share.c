@@ -71,6 +71,11 @@ void share_charge(Guest *g, size_t n_bytes, uint64_t now)
         guest_log(g, LOG_NOTICE, "The guest sends more than its share, and is read from more slowly");
 }
 
+void share_forget(Guest *g)
+{
+        g->share.n_frames = g->share.n_sessions = g->share.n_units = g->share.n_free = 0;
+}
+
 void share_tick(Guest *g, uint64_t now)
 {
         if (g->share.paused_until == 0 || now < g->share.paused_until)
