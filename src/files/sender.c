@@ -256,6 +256,10 @@ static int on_record(Sender *s, const Record *r, const char **ret_why)
                 on_failed(s, r);
                 return 0;
         case RECORD_DONE:
+                if (r->error == WIRE_OK && !s->ended) {
+                        *ret_why = "the receiver has it all before all was sent";
+                        return -EBADMSG;
+                }
                 s->progress.n_files = r->n_files;
                 s->progress.n_bytes = r->n_bytes;
                 s->progress.n_failed = r->n_failed;

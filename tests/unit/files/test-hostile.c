@@ -510,6 +510,8 @@ START_TEST(test_sender_against_lies)
                 { "\x10\0\0\0\x09\0\0\0\5\0\0\0\0\0\0\0\0", 17 }, /* WANT of nothing */
                 { "\x02\0\0\0\xff\xff\xff\xff", 8 },
                 { "\0\0\0\0\0\0\0\0", 8 },
+                { "\x12\0\0\0\x23\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                  43 }, /* DONE, all is well, before the end */
         };
 
         scratch_fill(scratch_path("a"), 100000, 1);
