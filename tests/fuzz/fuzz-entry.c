@@ -5,7 +5,7 @@
  * was given or within itself, with every string ended.
  */
 
-#include "../fuzz.h"
+#include "fuzz.h"
 
 #include "base/base.h"
 #include "proto/entry.h"

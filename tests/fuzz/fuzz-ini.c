@@ -5,7 +5,7 @@
  * ended.
  */
 
-#include "../fuzz.h"
+#include "fuzz.h"
 
 #include "base/base.h"
 #include "base/escape.h"

@@ -6,7 +6,7 @@
  * pieces it is fed.
  */
 
-#include "../fuzz.h"
+#include "fuzz.h"
 
 #include <fcntl.h>
 #include <ftw.h>
