@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import uuid
 
+from . import harvest
 from .need import SOURCE, build_dir, eventually, need, tool
 from .virt import domain_xml
 
@@ -38,6 +39,7 @@ class Container:
             self._mount()
             self._prepare()
             self._install()
+            harvest.prepare_container(self)
             self._boot()
         except BaseException:
             self.end()
@@ -175,6 +177,7 @@ class Container:
     def end(self):
         if self.process and self.process.poll() is None:
             if self.leader:
+                harvest.from_container(self)
                 # SIGRTMIN+4: systemd's poweroff.
                 subprocess.run(["kill", "-s", "RTMIN+4", str(self.leader)], check=False)
             try:

@@ -9,6 +9,7 @@ import time
 import uuid
 from xml.sax.saxutils import escape, quoteattr
 
+from . import harvest
 from .need import SOURCE, eventually, guestd_program, need, tool
 
 CONTROL = "org.vmferry.ctl.0"
@@ -33,7 +34,7 @@ class Image:
         argv = [script, "build", "-o", self.initramfs, "-r", root or os.path.join(SOURCE, "tests/vm/guest-root")]
         if guestd:
             argv += ["-g", guestd_program() if guestd is True else guestd]
-        for file in files:
+        for file in [*files, *harvest.guest_files(place)]:
             argv += ["-f", ":".join(file)]
         for module in modules:
             argv += ["-m", module]
@@ -95,6 +96,7 @@ class Libvirtd:
         self.thaw()
         if self.process.poll() is None:
             for name in self.virsh("list", "--name", check=False).stdout.split():
+                harvest.from_guest(self.virsh, name)
                 self.virsh("destroy", name, check=False)
         self.stop()
         self.place.end_pidfile(os.path.join(self.home, "run/libvirt/virtlogd.pid"))
@@ -153,6 +155,7 @@ class Domain:
         self.virsh("start")
 
     def destroy(self):
+        harvest.from_guest(self.libvirtd.virsh, self.name)
         self.virsh("destroy")
 
     def reset(self):
@@ -165,6 +168,7 @@ class Domain:
         self.virsh("resume")
 
     def undefine(self):
+        harvest.from_guest(self.libvirtd.virsh, self.name)
         self.virsh("destroy", check=False)
         self.virsh("undefine", check=False)
 
