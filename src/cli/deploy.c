@@ -87,6 +87,32 @@ static int enable(Cli *c, const char *domain)
         return EXIT_DONE;
 }
 
+/* What adopt had added is taken away again when it came to nothing. */
+static void disable(Cli *c, const char *domain)
+{
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "DisableChannels");
+
+        if (!m || sd_bus_message_append(m, "sa{sv}", domain, 0) < 0)
+                return;
+        if (client_call(c, m, UINT64_MAX, &error, NULL) < 0)
+                (void)client_print_error(&error, -EIO);
+        else if (!c->json)
+                printf("the channels of %s were removed again\n", domain);
+}
+
+/* 1, 0; -errno after printing why. */
+static int has_channels(Cli *c, const char *domain)
+{
+        _cleanup_json_ json_object *p = NULL;
+        _cleanup_free_ char *path = NULL;
+        int r = client_guest_path(c, domain, &path);
+
+        if (r == 0)
+                r = client_properties(c, path, IFACE_GUEST, false, &p);
+        return r < 0 ? r : !str_eq(json_str(p, "State"), "no-channel");
+}
+
 static int wait_ready(Cli *c, const char *domain, uint64_t timeout_usec)
 {
         sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "WaitReady");
@@ -170,7 +196,7 @@ int command_adopt(Cli *c, int argc, char **argv)
         Deploy d = { .cli = c, .timeout_usec = ADOPT_TIMEOUT_USEC };
         _cleanup_free_ char *uri = NULL;
         uint64_t deadline, now;
-        int r = parse(&d, argc, argv, true);
+        int r = parse(&d, argc, argv, true), had_channels;
 
         if (r != EXIT_DONE)
                 return r;
@@ -179,9 +205,14 @@ int command_adopt(Cli *c, int argc, char **argv)
         if (!uri)
                 return cli_fail(
                         "vmferry-hostd does not answer: it has to add the channels and to meet the guest");
+        had_channels = has_channels(c, d.name);
+        if (had_channels < 0)
+                return EXIT_FAILED;
         if (!d.dry_run && !d.no_enable && (r = enable(c, d.name)) != EXIT_DONE)
                 return r;
         r = run(&d, "adopt", uri, d.timeout_usec);
+        if (r != EXIT_DONE && !d.dry_run && !d.no_enable && !had_channels)
+                disable(c, d.name);
         if (r != EXIT_DONE || d.dry_run)
                 return r;
         now = fs_now_usec();

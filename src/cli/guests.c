@@ -37,12 +37,19 @@ static int by_name(const void *a, const void *b)
 }
 
 /* A guest's daemon older than the host's is worth an upgrade. */
-static void agent_cell(Table *t, const char *agent, const char *hostd)
+static bool is_outdated(json_object *guest, json_object *manager)
 {
+        const char *agent = json_str(guest, "AgentVersion"), *hostd = json_str(manager, "Version");
+
+        return agent[0] && hostd[0] && strverscmp(agent, hostd) < 0;
+}
+
+static void agent_cell(Table *t, json_object *guest, json_object *manager)
+{
+        const char *agent = json_str(guest, "AgentVersion");
         _cleanup_free_ char *text = NULL;
 
-        if (agent[0] && hostd[0] && strverscmp(agent, hostd) < 0 &&
-            asprintf(&text, "%s (outdated)", agent) < 0)
+        if (is_outdated(guest, manager) && asprintf(&text, "%s (outdated)", agent) < 0)
                 text = NULL;
         table_add(t, text ? text : agent);
 }
@@ -69,19 +76,24 @@ int command_list(Cli *c, int argc, char **argv)
                         json_object_array_add(guests, json_object_get(g));
         }
         json_object_array_sort(guests, by_name);
+        (void)client_properties(c, BUS_PATH, IFACE_MANAGER, true, &manager);
         if (c->json) {
-                for (size_t i = 0; i < json_object_array_length(guests); i++)
-                        cli_print_json(json_object_get(json_object_array_get_idx(guests, i)));
+                for (size_t i = 0; i < json_object_array_length(guests); i++) {
+                        json_object *g = json_object_array_get_idx(guests, i);
+
+                        json_object_object_add(g, "Outdated",
+                                               json_object_new_boolean(is_outdated(g, manager)));
+                        cli_print_json(json_object_get(g));
+                }
                 return EXIT_DONE;
         }
-        (void)client_properties(c, BUS_PATH, IFACE_MANAGER, true, &manager);
         table = table_new(headings);
         for (size_t i = 0; i < json_object_array_length(guests); i++) {
                 json_object *g = json_object_array_get_idx(guests, i);
 
                 table_add(table, json_str(g, "Name"));
                 table_add(table, json_str(g, "State"));
-                agent_cell(table, json_str(g, "AgentVersion"), json_str(manager, "Version"));
+                agent_cell(table, g, manager);
                 table_add(table, since(json_u64(g, "ReadySince"), buf, sizeof(buf)));
                 table_add(table, json_str(g, "Hostname"));
                 table_add(table, json_str(g, "Uuid"));

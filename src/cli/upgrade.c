@@ -18,8 +18,8 @@
 
 #define PROGRAM_SIZE_MAX (64u * 1024 * 1024)
 #define STAGE_PATH "/run/vmferry/guestd.new" /* in the guest, which copies it from there */
-#define CONFIRM_USEC (60 * USEC_PER_SEC)
-#define GRACE_USEC (40 * USEC_PER_SEC) /* for the old program to come back */
+#define CONFIRM_USEC (45 * USEC_PER_SEC)     /* and the old one is back within a minute */
+#define GRACE_USEC (40 * USEC_PER_SEC)       /* for the old program to come back */
 #define POLL_USEC (200 * USEC_PER_MSEC)
 #define AT_ONCE_DEFAULT 4u
 #define AT_ONCE_MAX 256u

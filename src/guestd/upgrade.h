@@ -16,7 +16,7 @@
 #include "proto/wire-error.h"
 
 #define UPGRADE_EXIT 64 /* loop_run()'s code: now upgrade_execute() */
-#define UPGRADE_CONFIRM_USEC (60 * USEC_PER_SEC)
+#define UPGRADE_CONFIRM_USEC (45 * USEC_PER_SEC)
 #define UPGRADE_CONFIRM_MAX_USEC (600 * USEC_PER_SEC)
 
 typedef struct Upgrade Upgrade;

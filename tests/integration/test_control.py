@@ -4,6 +4,7 @@ guest is served all the while, and the liar is ready again within two seconds of
 
 import json
 import os
+import subprocess
 import threading
 import time
 
@@ -13,7 +14,7 @@ from hostpeer import (BODY_MAX, BYE, DATA, EOF, HELLO, HELLO_ACK, HELLO_REQ, MAG
                       REPLY, REQUEST, START, frame)
 
 from lab.bus import NAME, PATH, BusError, GLib
-from lab.need import eventually
+from lab.need import built, eventually
 
 RSS_SLACK_KIB = 24 * 1024
 
@@ -318,3 +319,16 @@ def test_replies_that_lie(host, client, liar):
     assert bytes(reply) == b"\xff\xfe\0not text"
     liar.serve.clear()
     host.wait_well("liar")
+
+
+def test_outdated(host, liar):
+    """A guest whose daemon is older than the host's is one to upgrade."""
+    def listed(*options):
+        return subprocess.run([built("src/cli/vmferry"), "--user", *options, "list"], capture_output=True, text=True,
+                              env=host.hostd.env, check=True).stdout.splitlines()
+
+    liar.hello["agent"] = "0.0.9"
+    liar.control.hello_req()
+    eventually(lambda: any("0.0.9 (outdated)" in line and line.startswith("liar ") for line in listed()), 10, "its mark")
+    found = {guest["Name"]: guest["Outdated"] for guest in map(json.loads, listed("--json"))}
+    assert found == {"good": False, "liar": True}
