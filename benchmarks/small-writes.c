@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * In the guest: small-writes N TOPIC RESULT. Publishes the numbers below N through guestd's local socket,
- * each a message and so a write to the port of its own; one that is refused is sent again. At the end RESULT
- * says how many were acknowledged and how many refusals there were.
+ * In the guest: small-writes N TOPIC RESULT SECONDS. Publishes the numbers below N through guestd's local
+ * socket, each a message and so a write to the port of its own; one that is refused is sent again. At the
+ * end RESULT says how many were acknowledged and how many refusals there were.
  */
 
 #include <stdbool.h>
@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PATH "/run/vmferry/guestd.sock"
@@ -65,12 +66,18 @@ int main(int argc, char **argv)
         unsigned long n, next = 0, n_done = 0, n_refused = 0;
         char line[4096];
         FILE *in, *result;
+        time_t until;
 
-        if (argc != 4)
+        if (argc != 5)
                 return 2;
         n = strtoul(argv[1], NULL, 10);
+        until = time(NULL) + strtol(argv[4], NULL, 10);
         in = attach();
         while (n_done < n) {
+                if (n > next && time(NULL) >= until)
+                        n = next;
+                if (n_done == n)
+                        break;
                 if (n_again > 0 && n_queue == 0) { /* the box is full while the host is away */
                         (void)usleep(100 * 1000);
                         while (n_again > 0)

@@ -16,7 +16,8 @@ import time
 from lab.bus import NAME, PATH, BusError, Client, Gio, GLib
 
 HANG = 120
-NAMED = {"NotReady", "Interrupted", "Timeout", "NoSuchGuest", "NoChannel", "ChannelBusy", "Cancelled", "SourceChanged"}
+# NotFound: what was pushed is gone with the guest's memory.
+NAMED = {"NotReady", "Interrupted", "Timeout", "NoSuchGuest", "NoChannel", "ChannelBusy", "Cancelled", "SourceChanged", "NotFound"}
 BUS = "org.freedesktop.DBus.Error."
 BUS_GONE = {BUS + n for n in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "UnknownObject", "UnknownMethod", "Disconnected")}
 
@@ -106,7 +107,7 @@ class Worker(threading.Thread):
         super().__init__(daemon=True)
         self.soak, self.number, self.name_of_guest = soak, number, name
         self.random = random.Random(f"{seed}-{number}")
-        self.client = Client(soak.lab.bus.address)
+        self.client = Client(soak.lab.bus.address, signals=False)
         self.directory = soak.lab.place.directory("scratch", f"w{number}")
         self.n = 0
         self.idle = threading.Event()

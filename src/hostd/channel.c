@@ -1,19 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The host's end of a channel. Leans on these: an AF_UNIX connect(2) succeeds as soon as it is queued; the
- * peer in unix_diag (UNIX_DIAG_PEER) has inode 0 until accept(2) gives it one (net/unix/diag.c,
- * sock_i_ino()); SIOCOUTQ counts what the peer has not read; QEMU reads all before it answers a half-close,
- * but drops the tail at a close (chardev/char-socket.c, tcp_chr_hup).
+ * The host's end of a channel. Leans on these: an AF_UNIX connect(2) succeeds as soon as it is queued;
+ * SIOCOUTQ counts what the peer has not read; QEMU reads all before it answers a half-close, but drops the
+ * tail at a close (chardev/char-socket.c, tcp_chr_hup).
  */
 
 #include "hostd/channel.h"
 
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
-#include <linux/sock_diag.h>
 #include <linux/sockios.h>
-#include <linux/unix_diag.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -23,6 +18,7 @@
 #include <glib.h>
 
 #include "base/fs.h"
+#include "hostd/acceptance.h"
 #include "hostd/loop.h"
 
 #define FINISH_USEC (2 * USEC_PER_SEC)
@@ -34,8 +30,11 @@ struct Channel {
         ChannelReady readable, writable;
         void *userdata;
         LoopTimer *deadline; /* finishing */
-        bool is_held, wants_room;
+        bool is_accepted, is_held, wants_room;
+        uint64_t connected_usec;
 };
+
+static unsigned n_waiting; /* channels that nobody has accepted yet */
 
 static void set_events(Channel *c)
 {
@@ -64,6 +63,7 @@ int channel_open(const char *path, ChannelReady readable, ChannelReady writable,
         struct stat st;
 
         *c = (Channel){ .fd = -EBADF, .readable = readable, .writable = writable, .userdata = userdata };
+        n_waiting++;
         if (strlen(path) >= sizeof(sa.sun_path))
                 return -ENAMETOOLONG;
         memcpy(sa.sun_path, path, strlen(path));
@@ -78,6 +78,7 @@ int channel_open(const char *path, ChannelReady readable, ChannelReady writable,
         c->watch = loop_watch_new(loop_default(), c->fd, EPOLLIN, on_ready, c);
         if (!c->watch)
                 return -ENOMEM;
+        c->connected_usec = fs_now_usec();
         *ret = TAKE(c);
         return 0;
 }
@@ -86,6 +87,8 @@ Channel *channel_free(Channel *c)
 {
         if (!c)
                 return NULL;
+        if (!c->is_accepted)
+                n_waiting--;
         loop_timer_free(c->deadline);
         loop_watch_free(c->watch);
         c->fd = fd_close(c->fd);
@@ -124,67 +127,22 @@ void channel_finish(Channel *c)
         loop_timer_set(c->deadline, fs_now_usec() + FINISH_USEC, FINISH_USEC / 10);
 }
 
-static int diag_ask(int nl, ino_t inode)
+int channel_is_accepted(Channel *c)
 {
-        struct {
-                struct nlmsghdr header;
-                struct unix_diag_req request;
-        } m = {
-                .header = { .nlmsg_len = sizeof(m),
-                            .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-                            .nlmsg_flags = NLM_F_REQUEST },
-                .request = { .sdiag_family = AF_UNIX,
-                             .udiag_states = UINT32_MAX,
-                             .udiag_ino = (uint32_t)inode,
-                             .udiag_show = UDIAG_SHOW_PEER,
-                             .udiag_cookie = { UINT32_MAX, UINT32_MAX } },
-        };
-
-        return send(nl, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -errno;
-}
-
-/* 1: the socket has a peer with an inode; 0: it has none. */
-static int diag_answer(int nl)
-{
-        _Alignas(struct nlmsghdr) uint8_t buf[1024];
-        ssize_t n = recv(nl, buf, sizeof(buf), MSG_DONTWAIT); /* answered within send(2) */
-        const struct nlmsghdr *h = (const void *)buf;
-        const struct unix_diag_msg *d;
-        const struct rtattr *a;
-        size_t left;
-
-        if (n < 0)
-                return -errno;
-        if (!NLMSG_OK(h, (size_t)n))
-                return -EBADMSG;
-        if (h->nlmsg_type == NLMSG_ERROR)
-                return h->nlmsg_len >= NLMSG_LENGTH(sizeof(struct nlmsgerr))
-                               ? ((const struct nlmsgerr *)NLMSG_DATA(h))->error
-                               : -EBADMSG;
-        if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY || h->nlmsg_len < NLMSG_LENGTH(sizeof(*d)))
-                return -EBADMSG;
-        d = NLMSG_DATA(h);
-        left = h->nlmsg_len - NLMSG_LENGTH(sizeof(*d));
-        for (a = (const struct rtattr *)(d + 1); RTA_OK(a, left); a = RTA_NEXT(a, left)) {
-                uint32_t peer;
-
-                if (a->rta_type != UNIX_DIAG_PEER || RTA_PAYLOAD(a) < sizeof(peer))
-                        continue;
-                memcpy(&peer, RTA_DATA(a), sizeof(peer));
-                return peer != 0;
-        }
-        return 0;
-}
-
-int channel_is_accepted(const Channel *c)
-{
-        _cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+        uint8_t byte;
         int r;
 
-        if (nl < 0)
-                return -errno;
-        r = diag_ask(nl, c->inode);
-        return r < 0 ? r : diag_answer(nl);
+        if (c->is_accepted)
+                return 1;
+        /* Who speaks has accepted; that costs no look at all the sockets of the machine. */
+        r = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+        if (r == 0)
+                r = acceptance_look(c->inode, c->connected_usec, n_waiting);
+        if (r != 0) {
+                c->is_accepted = true;
+                n_waiting--;
+        }
+        return r;
 }
 
 ssize_t channel_read(Channel *c, void *buf, size_t n)

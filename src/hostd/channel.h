@@ -24,7 +24,7 @@ Channel *channel_free(Channel *c); /* at once: QEMU may lose what it has not rea
  * channel over. */
 void channel_finish(Channel *c);
 /* 1: QEMU has accepted us; 0: not yet; negative errno: cannot be told. */
-int channel_is_accepted(const Channel *c);
+int channel_is_accepted(Channel *c);
 /* Bytes; 0: none now; -ECONNRESET: the other side is gone; other negative errno. */
 ssize_t channel_read(Channel *c, void *buf, size_t n);
 /* How many were taken; fewer than n: `writable` will be called. */

@@ -417,6 +417,6 @@ void link_connect(Guest *g, uint64_t now)
         }
         l->phase = LINK_QUEUED;
         l->queued_at = now;
-        l->n_checks = 0;
-        link_check_accepted(g, now);
+        l->n_checks = 0; /* QEMU cannot have accepted it already: the first look is a millisecond away */
+        guest_refresh(g);
 }

@@ -77,14 +77,15 @@ def options(**values):
 
 
 class Client:
-    """One connection to the bus."""
+    """One connection to the bus. signals: all of vmferry's are kept, for wait_signal()."""
 
-    def __init__(self, address):
+    def __init__(self, address, signals=True):
         need(Gio, "python3-gi")
         flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         self.connection = Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
         self.signals = []
-        self.connection.signal_subscribe(NAME, None, None, None, None, Gio.DBusSignalFlags.NONE, self._on_signal)
+        if signals:
+            self.connection.signal_subscribe(NAME, None, None, None, None, Gio.DBusSignalFlags.NONE, self._on_signal)
 
     def _on_signal(self, connection, sender, path, interface, signal, parameters):
         self.signals.append((time.monotonic(), path, signal, parameters.unpack()))

@@ -103,7 +103,7 @@ class Libvirtd:
 
 
 def domain_xml(name, uuid, kernel, initramfs, console, memory=512, channels=((CONTROL, None), (DATA, None)), disks=(),
-               cmdline="", controller=True):
+               cmdline="", controller=True, vcpus=1):
     """A domain under emulation. /dev/kvm may open and still boot nothing, so it is never used."""
     devices = ""
     if controller:
@@ -117,7 +117,7 @@ def domain_xml(name, uuid, kernel, initramfs, console, memory=512, channels=((CO
     # append: the boots of one domain, one after the other, write one file.
     return f"""<domain type='qemu'>
 <name>{escape(name)}</name><uuid>{uuid}</uuid>
-<memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>
+<memory unit='MiB'>{memory}</memory><vcpu>{vcpus}</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel><initrd>{initramfs}</initrd>
 <cmdline>console=ttyS0 quiet panic=1 {escape(cmdline)}</cmdline></os>
 <features><acpi/></features><cpu mode='maximum'/>
@@ -130,7 +130,7 @@ class Domain:
     """A domain of libvirt. channels: (name, path) pairs; a path of None is libvirt's business."""
 
     def __init__(self, libvirtd, place, name, image, memory=512, channels=((CONTROL, None), (DATA, None)), disks=(),
-                 cmdline="", controller=True, start=True):
+                 cmdline="", controller=True, vcpus=1, start=True):
         self.libvirtd = libvirtd
         self.place = place
         self.name = name
@@ -143,7 +143,7 @@ class Domain:
         xml = place.file("domain.xml")
         with open(xml, "w") as file:
             file.write(domain_xml(name, self.uuid, image.kernel, image.initramfs, self.console_path, memory=memory,
-                                  channels=channels, disks=disks, cmdline=cmdline, controller=controller))
+                                  channels=channels, disks=disks, cmdline=cmdline, controller=controller, vcpus=vcpus))
         libvirtd.virsh("define", xml)
         if start:
             self.start()
