@@ -3,7 +3,6 @@
 
 import hashlib
 import os
-import random
 import subprocess
 import threading
 import time
@@ -11,24 +10,12 @@ import time
 import pytest
 
 from lab import tree
-from lab.need import eventually, tool
-from lab.virt import Image
-
-EXT4 = ("crc16", "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "virtio_blk")
+from lab.need import eventually
 
 
 @pytest.fixture(scope="module")
 def vm(lab):
-    """A guest with a disk at /mnt/vda, which survives its resets and has extended attributes."""
-    disk = lab.place.file("disk")
-    with open(disk, "wb") as file:
-        file.truncate(4 << 30)
-    subprocess.run([tool("mkfs.ext4"), "-q", "-E", "root_owner=0:0,lazy_itable_init=1", disk], check=True)
-    os.chmod(disk, 0o666)
-    domain = lab.domain("lab", Image(lab.place, "disk-guest", modules=EXT4), disks=[disk], memory=768)
-    lab.client.wait_ready("lab", 90)
-    assert lab.client.run("lab", "grep", "-q", "/mnt/vda", "/proc/mounts")[0] == 0
-    return domain
+    return lab.domain_with_disk("lab")
 
 
 def digest(path):
@@ -174,61 +161,6 @@ def test_source_changed(lab, client, vm):
         file.truncate(10 << 20)
     assert client.failed(job) in ("SourceChanged", "Integrity")
     assert client.run("lab", "test", "-e", "/srv/changing")[0] != 0
-
-
-def interrupt(lab, vm, what):
-    if what == "reset":
-        starts = vm.guestd_starts()
-        vm.reset()
-        vm.wait_guestd(starts)
-    elif what == "guestd":
-        lab.client.kill_guestd("lab")
-    else:
-        lab.hostd.restart()
-        lab.client.wait_ready("lab", 30)
-
-
-@pytest.mark.parametrize("direction", ["push", "pull"])
-@pytest.mark.parametrize("who", [("guestd", "reset"), ("hostd",)], ids=["guest", "hostd"])
-def test_resume(lab, client, vm, rounds, who, direction):
-    """Killed at random points, it goes on under the same id and ends with the right bytes."""
-    size = (256 if rounds < 20 else 1024) << 20
-    chance = random.Random(7)
-    source = random_file(lab, "resume", size)
-    if direction == "pull":
-        client.done(client.push("lab", source, "/mnt/vda/resume"), 600)
-        client.run("lab", "sync")
-        number, path = client.pull("lab", "/mnt/vda/resume", lab.scratch("resume.back"))
-    else:
-        number, path = client.push("lab", source, "/mnt/vda/resume.new")
-    for i in range(rounds):
-        client.wait_ready("lab", 60)
-        time.sleep(chance.uniform(0.1, 1.0))
-        p = client.job_properties(path)
-        assert p["Id"] == number
-        if p["State"] in ("done", "failed"):
-            break
-        interrupt(lab, vm, who[i % len(who)])
-    assert client.wait_job(path, 600)["State"] == "done", client.job_properties(path)["ErrorMessage"]
-    if direction == "pull":
-        assert digest(lab.scratch("resume.back")) == digest(source)
-        os.unlink(lab.scratch("resume.back"))
-    else:
-        assert guest_digest(client, "/mnt/vda/resume.new") == digest(source)
-    client.run("lab", "sh", "-c", "rm -f /mnt/vda/resume*")
-    os.unlink(source)
-
-
-def test_not_resumed_if_changed(lab, client, vm):
-    source = random_file(lab, "resume2", 200 << 20)
-    _, path = client.push("lab", source, "/mnt/vda/resume2")
-    eventually(lambda: client.job_properties(path)["BytesDone"] > 1 << 20, 20, "some bytes")
-    interrupt(lab, vm, "guestd")
-    with open(source, "r+b") as file:
-        file.write(b"changed")
-    p = client.wait_job(path, 60)
-    assert p["State"] == "failed" and p["ErrorName"].endswith("SourceChanged"), p
-    assert client.run("lab", "test", "-e", "/mnt/vda/resume2")[0] != 0
 
 
 @pytest.mark.slow
