@@ -182,6 +182,23 @@ static void job_over(Copy *c, CopyJob *j, const char *state, const char *text)
                 cli_fail("%s", text && text[0] ? text : state);
 }
 
+/* The entries of a tree that failed, or were left out. */
+static int on_reported(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+        const char *name, *text, *path, *object = sd_bus_message_get_path(m);
+        Copy *c = userdata;
+        bool is_ours = false;
+
+        for (size_t i = 0; i < c->n_jobs; i++)
+                is_ours |= str_eq(c->jobs[i].path, object);
+        if (!is_ours || sd_bus_message_enter_container(m, 'a', "(sss)") < 0)
+                return 0;
+        progress_clear();
+        while (sd_bus_message_read(m, "(sss)", &path, &name, &text) > 0)
+                cli_fail("%s%s%s", path, path[0] ? ": " : "", text);
+        return 0;
+}
+
 static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
 {
         const char *result, *name, *text, *path = sd_bus_message_get_path(m);
@@ -317,6 +334,9 @@ static int run(Copy *c, char **sources, size_t n, const char *destination)
         if (signal_fd < 0)
                 return cli_fail("signals: %s", strerror(errno));
         r = sd_bus_match_signal(c->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished, c);
+        if (r >= 0)
+                r = sd_bus_match_signal(c->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Reported",
+                                        on_reported, c);
         if (r < 0)
                 return cli_fail("cannot listen on the bus: %s", strerror(-r));
         c->jobs = calloc(n, sizeof(CopyJob));

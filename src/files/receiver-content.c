@@ -136,6 +136,7 @@ int receiver_on_file_end(Receiver *r, const Record *record)
 /* The sender could not read something. */
 int receiver_on_failed(Receiver *r, const Record *record)
 {
+        WireError error = record->error == WIRE_OK ? WIRE_FAILED : record->error;
         int selected;
 
         if (record->entry != UINT64_MAX) {
@@ -148,11 +149,13 @@ int receiver_on_failed(Receiver *r, const Record *record)
                 if (selected == 0)
                         return 0; /* it had failed here before */
         }
-        if (record->flags & RECORD_FLAG_SKIPPED)
+        if (record->flags & RECORD_FLAG_SKIPPED) {
+                receiver_report(r, WIRE_OK, record->text, record->path);
                 return 0;
+        }
         r->progress.n_failed++;
-        receiver_remember(r, record->error == WIRE_OK ? WIRE_FAILED : record->error, record->text,
-                          record->path);
+        receiver_remember(r, error, record->text, record->path);
+        receiver_report(r, error, record->text, record->path);
         return 0;
 }
 

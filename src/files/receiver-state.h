@@ -22,6 +22,8 @@ struct Receiver {
         int sink_fd;
         AttributeRules rules;
         FailureSink sink;
+        EntryReported reported; /* may be NULL */
+        void *reported_userdata;
         PublishConfig publish_config;
         Publish *publish;
         Directory *base, *top; /* where the destination is; the directory entered last */
@@ -56,6 +58,8 @@ struct Receiver {
 /* receiver.c */
 /* A failure of one entry: counted, told to the sender, remembered if it is the first. */
 void receiver_fail(Receiver *r, uint64_t number, const char *path, WireError error, const char *text);
+/* Tells the owner. */
+void receiver_report(const Receiver *r, WireError error, const char *text, const char *path);
 void receiver_remember(Receiver *r, WireError error, const char *text, const char *path);
 /* The same as a FailureSink has it; error 0: a note. */
 void receiver_failed(void *userdata, uint64_t number, const char *path, int error, const char *what);

@@ -4,14 +4,6 @@
  * The receiver's conversation: what a peer's records set off, what is said to it, and how a transfer begins
  * and ends. The entries are placed in receiver-entry.c, the files filled in receiver-content.c.
  */
-/* SPDX-License-Identifier: LGPL-2.1-or-later */
-
-/*
- * The receiver's conversation: places each entry beneath the destination, asks for what it wants of offers,
- * and tells what became of it all. The order of entries is enforced: each lies in the directory entered
- * last, behind the one before by name. So no name comes twice, nothing comes beneath a link, and nothing has
- * to be remembered.
- */
 
 #include "files/receiver.h"
 
@@ -56,6 +48,12 @@ static WireError wire_error(int error)
         }
 }
 
+void receiver_report(const Receiver *r, WireError error, const char *text, const char *path)
+{
+        if (r->reported)
+                r->reported(r->reported_userdata, error, text, path);
+}
+
 void receiver_remember(Receiver *r, WireError error, const char *text, const char *path)
 {
         if (r->progress.error != WIRE_OK)
@@ -71,6 +69,7 @@ void receiver_fail(Receiver *r, uint64_t number, const char *path, WireError err
 {
         r->progress.n_failed++;
         receiver_remember(r, error, text, path);
+        receiver_report(r, error, text, path);
         (void)record_put_failed(&r->out, number, false, error, text, path);
 }
 
@@ -81,8 +80,10 @@ void receiver_failed(void *userdata, uint64_t number, const char *path, int erro
         char text[256];
 
         if (error == 0) {
-                if (r->noted != what)
+                if (r->noted != what) {
+                        receiver_report(r, WIRE_OK, what, path);
                         (void)record_put_failed(&r->out, number, true, WIRE_UNSUPPORTED, what, path);
+                }
                 r->noted = what;
                 return;
         }
@@ -239,6 +240,8 @@ WireError receiver_new(const ReceiverConfig *config, Receiver **ret, char **ret_
         r->keep_partial = config->keep_partial;
         r->overwrite = config->overwrite;
         r->sink = (FailureSink){ receiver_failed, r };
+        r->reported = config->reported;
+        r->reported_userdata = config->userdata;
         r->progress = (ReceiverProgress){
                 .total_bytes = config->n_bytes,
                 .total_files = SIZE_UNKNOWN,

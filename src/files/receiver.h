@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "files/report.h"
 #include "proto/wire-error.h"
 
 typedef struct Receiver Receiver;
@@ -37,8 +38,10 @@ typedef struct ReceiverConfig {
                         and mtime), and answer offers with WANT_REST or WANT_NONE */
         bool keep_partial; /* leave temporaries for a later resume when freed before the end */
         ReceiverOverwrite overwrite;
-        uint32_t mode;     /* for files, instead of the source's; UINT32_MAX: the source's */
-        const char *owner; /* "user:group", "user", ":group", numbers too; NULL: none */
+        uint32_t mode;          /* for files, instead of the source's; UINT32_MAX: the source's */
+        const char *owner;      /* "user:group", "user", ":group", numbers too; NULL: none */
+        EntryReported reported; /* may be NULL */
+        void *userdata;
 } ReceiverConfig;
 
 typedef struct ReceiverProgress {

@@ -23,6 +23,8 @@ void sender_put_failed(Sender *s, uint64_t number, bool skipped, WireError error
 
         (void)snprintf(text, sizeof text, "%s%s%s", what, error_number ? ": " : "",
                        error_number ? strerror(error_number) : "");
+        if (s->reported)
+                s->reported(s->userdata, skipped ? WIRE_OK : error, text, path);
         (void)record_put_failed(&s->out, number, skipped, error, text, path);
 }
 

@@ -172,6 +172,8 @@ WireError sender_new(const SenderConfig *config, Sender **ret, char **ret_text)
         s->root_fd = config->fd >= 0 ? config->fd : -EBADF;
         s->preserve = config->preserve;
         s->negotiate = config->negotiate;
+        s->reported = config->reported;
+        s->userdata = config->userdata;
         s->progress.text = s->progress.path = "";
         s->digest = digest_new();
         s->parser = record_parser_new();

@@ -31,6 +31,8 @@ typedef struct Offer {
 
 struct Sender {
         SenderSource source;
+        EntryReported reported; /* may be NULL */
+        void *userdata;
         bool preserve, negotiate, is_pseudo;
         int root_fd;
         uint64_t base;

@@ -225,9 +225,13 @@ static int on_want(Sender *s, const Record *r, const char **ret_why)
 
 static void on_failed(Sender *s, const Record *r)
 {
+        bool skipped = r->flags & RECORD_FLAG_SKIPPED;
+        WireError error = r->error == WIRE_OK ? WIRE_FAILED : r->error;
         Offer *o;
 
-        if (r->flags & RECORD_FLAG_SKIPPED)
+        if (s->reported)
+                s->reported(s->userdata, skipped ? WIRE_OK : error, r->text, r->path);
+        if (skipped)
                 return;
         if (s->progress.error == WIRE_OK)
                 set_result(s, r);

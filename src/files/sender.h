@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "files/report.h"
 #include "proto/wire-error.h"
 
 typedef struct Sender Sender;
@@ -28,6 +29,8 @@ typedef struct SenderConfig {
                 expect_inode;     /* a resumed source must still be that: else SourceChanged. size */
         int64_t expect_mtime_sec; /* SIZE_UNKNOWN: not checked */
         uint32_t expect_mtime_nsec;
+        EntryReported reported; /* may be NULL */
+        void *userdata;
 } SenderConfig;
 
 typedef struct SenderSource { /* what was found: for preflight, for properties, and to recognise it at a

@@ -79,6 +79,28 @@ static int get_number(sd_bus *bus, const char *path, const char *iface, const ch
         return sd_bus_message_append_basic(reply, 't', &n);
 }
 
+static int append_reports(sd_bus_message *m, const Job *j, guint from)
+{
+        const GPtrArray *all = j->reports.all;
+        int r = sd_bus_message_open_container(m, 'a', "(sss)");
+
+        for (guint i = from; all && i < all->len && r >= 0; i++) {
+                const JobReport *report = all->pdata[i];
+
+                r = sd_bus_message_append(m, "(sss)", report->path, bus_error_name(report->error),
+                                          report->text);
+        }
+        return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
+static int get_reports(sd_bus *bus, const char *path, const char *iface, const char *property,
+                       sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+        const Job *j = bus_find_job_path(userdata, path);
+
+        return j ? append_reports(reply, j, 0) : no_such_job(error);
+}
+
 static int get_argv(sd_bus *bus, const char *path, const char *iface, const char *property,
                     sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
@@ -280,6 +302,8 @@ const sd_bus_vtable bus_job_vtable[] = {
         SD_BUS_PROPERTY("Digest", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("ErrorName", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("ErrorMessage", "s", get_text, 0, TOLD),
+        SD_BUS_PROPERTY("Reports", "a(sss)", get_reports, 0, SD_BUS_VTABLE_PROPERTY_EXPLICIT),
+        SD_BUS_SIGNAL_WITH_ARGS("Reported", ARGS("a(sss)", reports), 0),
         SD_BUS_SIGNAL_WITH_ARGS("Finished", ARGS("s", result, "s", error_name, "s", error_message), 0),
         SD_BUS_VTABLE_END,
 };
@@ -325,6 +349,18 @@ static void on_changed(void *userdata, Job *j, bool progress_only)
                                              "Digest", "ErrorName", "ErrorMessage", NULL);
 }
 
+static void on_reported(void *userdata, Job *j, guint from)
+{
+        _cleanup_free_ char *path = bus_job_path(j->id);
+        sd_bus_message *m = NULL;
+        Bus *b = userdata;
+
+        if (sd_bus_message_new_signal(b->bus, &m, path, IFACE_JOB, "Reported") >= 0 &&
+            append_reports(m, j, from) >= 0)
+                (void)sd_bus_send(b->bus, m, NULL);
+        sd_bus_message_unref(m);
+}
+
 static void on_finished(void *userdata, Job *j)
 {
         _cleanup_free_ char *path = bus_job_path(j->id);
@@ -362,6 +398,7 @@ static void on_count_changed(void *userdata)
 const JobsOps bus_job_ops = {
         .added = on_added,
         .changed = on_changed,
+        .reported = on_reported,
         .finished = on_finished,
         .removed = on_removed,
         .count_changed = on_count_changed,

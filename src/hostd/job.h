@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "hostd/guest.h"
+#include "hostd/job-reports.h"
 #include "proto/wire-error.h"
 
 typedef struct Job Job;
@@ -82,8 +83,9 @@ struct Job { /* read by the bus; written by the setters only */
         char *digest;                                                    /* "xxh64:…" or "" */
         WireError error;     /* WIRE_OK unless failed or cancelled */
         char *error_message; /* valid UTF-8, never NULL */
-        bool detached;       /* outlives its caller */
-        bool hidden;         /* reserved: not announced yet */
+        JobReports reports;
+        bool detached; /* outlives its caller */
+        bool hidden;   /* reserved: not announced yet */
         JobProcess *process;
         const JobOps *ops;
         void *userdata;

@@ -94,6 +94,7 @@ static void entry_free(void *p)
         e->progress = loop_timer_free(e->progress);
         (void)store_item_free(e->kept);
         job_process_free(e->job.process);
+        job_reports_done(&e->job.reports);
         caller_free(e->job.caller);
         g_free(e->job.guest_uuid);
         g_free(e->job.guest_name);
@@ -638,6 +639,12 @@ void job_set_progress(Jobs *js, Job *j, uint64_t bytes_done, uint64_t files_done
                 e->progress = loop_timer_new(loop_default(), on_progress, e);
         if (e->progress)
                 loop_timer_set(e->progress, due, PROGRESS_USEC / 10);
+}
+
+void job_reported(Jobs *js, Job *j, guint from)
+{
+        if (entry(j)->announced && !js->freeing && js->ops && js->ops->reported)
+                js->ops->reported(js->userdata, j, from);
 }
 
 void job_set_process(Jobs *js, Job *j, JobProcess *p)

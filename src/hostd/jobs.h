@@ -15,6 +15,7 @@ typedef struct Jobs Jobs;
 typedef struct JobsOps { /* the bus listens */
         void (*added)(void *userdata, Job *j);
         void (*changed)(void *userdata, Job *j, bool progress_only); /* progress at most 10 a second a job */
+        void (*reported)(void *userdata, Job *j, guint from);        /* j->reports has more, from there on */
         void (*finished)(void *userdata, Job *j);                    /* state, error and counts are final */
         void (*removed)(void *userdata, Job *j); /* retention is over; freed behind this */
         void (*count_changed)(void *userdata);   /* jobs_n_active() is another */
@@ -56,6 +57,8 @@ void job_set_state(Jobs *js, Job *j,
 uint64_t job_rate(const Job *j); /* as rate, and less the longer nothing has moved */
 void job_set_progress(Jobs *js, Job *j, uint64_t bytes_done, uint64_t files_done, uint64_t bytes_total,
                       uint64_t files_total);
+/* More of j->reports than the `from` that were there before. */
+void job_reported(Jobs *js, Job *j, guint from);
 void job_set_process(Jobs *js, Job *j, JobProcess *p); /* taken over */
 /* Once; message is made fit for the bus here. No op but free is called any
  * more, and that only when the job is removed: let go of descriptors and children yourself. */

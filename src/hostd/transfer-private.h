@@ -33,7 +33,8 @@ typedef struct Transfer {
         GuestStream *stream;
         int in_fd, out_fd; /* the stream's, until it is opened */
         bool active, worker_done, cancelled;
-        WireError error; /* what ended this attempt; WIRE_OK so far */
+        bool ended_in_order; /* the stream of this attempt, by both sides */
+        WireError error;     /* what ended this attempt; WIRE_OK so far */
         char *text, *digest;
         LoopTimer *timer; /* the other end's grace, or the pause before the next attempt */
 } Transfer;

@@ -151,6 +151,11 @@ static void conclude(Transfer *t)
         t->out_fd = fd_close(t->out_fd);
         loop_timer_set(t->timer, USEC_INFINITY, 0);
 
+        /* The worker can't tell a guest that ended its half from one that was lost. */
+        if (t->error == WIRE_INTERRUPTED && t->ended_in_order) {
+                t->error = WIRE_OK;
+                set_error(t, WIRE_PROTOCOL, "The guest ended the stream before the transfer was over");
+        }
         if (t->cancelled)
                 finish(t, WIRE_CANCELLED, "Cancelled");
         else if (t->error == WIRE_INTERRUPTED && may_resume(t))
@@ -159,14 +164,15 @@ static void conclude(Transfer *t)
                 finish(t, t->error, t->text ? t->text : "");
 }
 
-/* One end is over: the other has CLOSE_GRACE_USEC. */
+/* One end is over: the other has CLOSE_GRACE_USEC. A pull is done when the worker says so: how the guest
+ * ends its stream is not waited for. */
 static void end_reached(Transfer *t)
 {
         if (!t->active)
                 return;
-        if (!t->stream && t->worker_done)
+        if (t->worker_done && (!t->stream || (t->job->kind == JOB_PULL && t->error == WIRE_OK)))
                 conclude(t);
-        else
+        if (t->active || t->stream)
                 loop_timer_set(t->timer, fs_now_usec() + CLOSE_GRACE_USEC, USEC_PER_SEC);
 }
 
@@ -194,12 +200,15 @@ static void on_stream_closed(void *userdata, WireError error, const char *text, 
         Transfer *t = userdata;
 
         t->stream = NULL;
+        t->ended_in_order = error == WIRE_OK;
         if (!t->job) {
                 transfer_drop(t);
                 return;
         }
         /* A worker that is done has seen the other side's DONE: what the channel did afterwards takes
          * nothing from that. */
+        if (!t->active)
+                return;
         if (!t->worker_done) {
                 set_error(t, error, text);
                 if (error != WIRE_OK &&
@@ -357,6 +366,26 @@ static void on_worker_done(Transfer *t, json_object *o)
         worker_is_done(t);
 }
 
+static void on_reports(Transfer *t, json_object *o)
+{
+        json_object *entries = message_obj(o, "entries");
+        GPtrArray *all = t->job->reports.all;
+        guint from = all ? all->len : 0;
+
+        if (!json_object_is_type(entries, json_type_array))
+                return;
+        for (size_t i = 0; i < json_object_array_length(entries); i++) {
+                json_object *e = json_object_array_get_idx(entries, i);
+                const char *name = message_str(e, "error", "");
+
+                (void)job_reports_add(&t->job->reports, *name ? wire_error_from_string(name) : WIRE_OK,
+                                      message_str(e, "path", ""), message_str(e, "message", ""));
+        }
+        all = t->job->reports.all;
+        if (all && all->len > from)
+                job_reported(t->jobs, t->job, from);
+}
+
 static void on_packet(void *userdata, json_object *o)
 {
         Transfer *t = userdata;
@@ -379,7 +408,9 @@ static void on_packet(void *userdata, json_object *o)
                                  (uint64_t)MAX(message_int(o, "files", 0), 0),
                                  total_bytes == UINT64_MAX ? j->bytes_total : total_bytes,
                                  total_files == UINT64_MAX ? j->files_total : total_files);
-        } else if (str_eq(what, "done"))
+        } else if (str_eq(what, "reports"))
+                on_reports(t, o);
+        else if (str_eq(what, "done"))
                 on_worker_done(t, o);
 }
 
@@ -403,7 +434,11 @@ static void on_timer(void *userdata)
         Transfer *t = userdata;
 
         if (!t->active) {
-                jobs_resume(t->jobs, t->job);
+                if (t->stream)
+                        guest_stream_cancel(t->stream, WIRE_PROTOCOL,
+                                            "The guest did not end the stream in order");
+                else
+                        jobs_resume(t->jobs, t->job);
                 return;
         }
         if (!t->worker_done) {
@@ -439,7 +474,7 @@ static void on_start(void *userdata, Job *j)
 
         t->error = WIRE_OK;
         g_clear_pointer(&t->text, g_free);
-        t->worker_done = false;
+        t->worker_done = t->ended_in_order = false;
         t->bytes_before = j->bytes_done;
         if (t->has_fd && t->fd < 0) {
                 finish(t, WIRE_INTERRUPTED,

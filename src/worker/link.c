@@ -15,7 +15,7 @@
 #include "proto/entry.h"
 
 #define PACKET_MAX 65536u
-#define TEXT_MAX 1024u
+#define TEXT_MAX 4096u
 
 int link_receive(bool wait, json_object **ret)
 {

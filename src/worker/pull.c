@@ -13,12 +13,14 @@
 #include "proto/message.h"
 #include "worker/link.h"
 #include "worker/pump.h"
+#include "worker/reports.h"
 
 typedef struct Pull {
         Receiver *receiver;
         bool is_tree;
         const char *why;
         uint64_t told_bytes, told_files;
+        Reports reports;
 } Pull;
 
 static ssize_t on_fill(void *userdata, uint8_t *buf, size_t n)
@@ -60,6 +62,20 @@ static json_object *on_progress(void *userdata)
         return o;
 }
 
+static void on_tell(void *userdata)
+{
+        Pull *p = userdata;
+
+        reports_flush(&p->reports);
+}
+
+static void on_reported(void *userdata, WireError error, const char *text, const char *path)
+{
+        Pull *p = userdata;
+
+        reports_add(&p->reports, error, text, path);
+}
+
 static bool on_is_done(void *userdata)
 {
         const Pull *p = userdata;
@@ -68,7 +84,12 @@ static bool on_is_done(void *userdata)
 }
 
 static const PumpOps ops = {
-        .fill = on_fill, .feed = on_feed, .wait_on = on_wait, .progress = on_progress, .is_done = on_is_done
+        .fill = on_fill,
+        .feed = on_feed,
+        .wait_on = on_wait,
+        .progress = on_progress,
+        .tell = on_tell,
+        .is_done = on_is_done,
 };
 
 static void report(const Pull *p, int r)
@@ -144,7 +165,9 @@ void pull_run(json_object *order, int fd)
         }
         n_bytes = message_int(source, "bytes", -1);
         config.name = message_str(source, "name", "file");
-        config.is_tree = p.is_tree = message_bool(source, "tree", false);
+        config.reported = on_reported;
+        config.userdata = &p;
+        config.is_tree = p.is_tree = p.reports.is_tree = message_bool(source, "tree", false);
         config.n_bytes = n_bytes < 0 ? SIZE_UNKNOWN : (uint64_t)n_bytes;
         config.mode = mode < 0 || mode > 07777 ? UINT32_MAX : (uint32_t)mode;
         config.keep_partial = message_bool(order, "keep", config.resume);
@@ -158,6 +181,7 @@ void pull_run(json_object *order, int fd)
         r = pump_run(&ops, &p);
         if (r == 0 || r == -ECANCELED) /* hostd will know how it ended */
                 receiver_give_up(p.receiver);
+        reports_flush(&p.reports);
         report(&p, r);
         (void)receiver_free(p.receiver);
         json_object_put(source);

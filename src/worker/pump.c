@@ -122,6 +122,7 @@ static void tell_progress(Pump *p, uint64_t now)
 
         if (now - p->progress_usec < PROGRESS_USEC)
                 return;
+        p->ops->tell(p->userdata);
         o = p->ops->progress(p->userdata);
         if (!o)
                 return;

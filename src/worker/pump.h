@@ -17,6 +17,7 @@ typedef struct PumpOps {
         ssize_t (*feed)(void *userdata, const uint8_t *data, size_t n); /* bytes used, or -EBADMSG */
         void (*wait_on)(void *userdata, int *ret_read_fd, int *ret_write_fd);
         json_object *(*progress)(void *userdata); /* NULL: nothing new */
+        void (*tell)(void *userdata);             /* as often as progress: what was gathered for hostd */
         bool (*is_done)(void *userdata); /* what is said is final: the loop ends when all of it went out */
 } PumpOps;
 

@@ -15,12 +15,14 @@
 #include "proto/name.h"
 #include "worker/link.h"
 #include "worker/pump.h"
+#include "worker/reports.h"
 
 typedef struct Push {
         Sender *sender;
         SenderSource source;
         const char *why;
         uint64_t told_bytes, told_files;
+        Reports reports;
 } Push;
 
 static ssize_t on_fill(void *userdata, uint8_t *buf, size_t n)
@@ -64,6 +66,20 @@ static json_object *on_progress(void *userdata)
         return o;
 }
 
+static void on_tell(void *userdata)
+{
+        Push *p = userdata;
+
+        reports_flush(&p->reports);
+}
+
+static void on_reported(void *userdata, WireError error, const char *text, const char *path)
+{
+        Push *p = userdata;
+
+        reports_add(&p->reports, error, text, path);
+}
+
 static bool on_is_done(void *userdata)
 {
         const Push *p = userdata;
@@ -72,7 +88,12 @@ static bool on_is_done(void *userdata)
 }
 
 static const PumpOps ops = {
-        .fill = on_fill, .feed = on_feed, .wait_on = on_wait, .progress = on_progress, .is_done = on_is_done
+        .fill = on_fill,
+        .feed = on_feed,
+        .wait_on = on_wait,
+        .progress = on_progress,
+        .tell = on_tell,
+        .is_done = on_is_done,
 };
 
 static void send_found(const SenderSource *s)
@@ -149,6 +170,8 @@ void push_run(json_object *order, int fd)
                                               .text = "A source is an absolute path without . and .." });
                 return;
         }
+        config.reported = on_reported;
+        config.userdata = &p;
         set_expected(order, &config);
         error = sender_new(&config, &p.sender, &text);
         if (error != WIRE_OK) {
@@ -158,9 +181,11 @@ void push_run(json_object *order, int fd)
         while (r >= 0 && sender_scan(p.sender, &p.source) > 0)
                 r = pump_check();
         if (r >= 0) {
+                p.reports.is_tree = p.source.is_tree;
                 send_found(&p.source);
                 r = pump_run(&ops, &p);
         }
+        reports_flush(&p.reports);
         report(&p, r);
         (void)sender_free(p.sender);
 }

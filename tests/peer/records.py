@@ -43,8 +43,8 @@ def end():
     return record(END)
 
 
-def failed(number, error="NotFound", text="gone", path=""):
-    return record(FAILED, struct.pack("<Q", number) + b"".join(s.encode() + b"\0" for s in (error, text, path)))
+def failed(number, error="NotFound", text="gone", path="", skipped=False):
+    return record(FAILED, struct.pack("<Q", number) + b"".join(s.encode() + b"\0" for s in (error, text, path)), int(skipped))
 
 
 def want(number, what=0):
