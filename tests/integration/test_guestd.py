@@ -4,99 +4,19 @@ nothing outside a destination is touched, and the daemon answers again within tw
 
 import json
 import os
-import pty
-import subprocess
 import time
-import tty
 
 import pytest
 import records as r
 from conftest import rss_kib
+from guestdaemon import Guest
 from hostpeer import (BODY_MAX, BYE_ACK, DATA, HELLO, HELLO_ACK, MAGIC, MORE, NOTIFY, OPEN, OPENED, PING, REPLY, REQUEST,
                       HostPeer, PeerError, Remote, frame)
 from records import DIRECTORY, FILE, HARDLINK, SYMLINK
 
-from lab.need import eventually, guestd_program, need
-from lab.place import Place
+from lab.need import eventually
 
 WRONG = {"Protocol", "Integrity", "InvalidPath"}
-CONFIG = "[Guest]\nControlChannel={control}\nDataChannel={data}\nHandlersDirectory={handlers}\nHandlerTimeout=3s\n"
-# /run and /var/lib are the daemon's own: nothing of this machine's is seen or left.
-START = "mount -t tmpfs x /run && mount -t tmpfs x /var/lib && exec \"$@\""
-
-
-class Terminal:
-    """The other end of a guest's device, in the form of a socket."""
-
-    def __init__(self):
-        self.fd, self.slave = pty.openpty()  # the slave stays open: no hangup between two users
-        tty.setraw(self.slave)
-        self.path = os.ttyname(self.slave)
-
-    def fileno(self):
-        return self.fd
-
-    def setblocking(self, blocking):
-        os.set_blocking(self.fd, blocking)
-
-    def recv(self, n):
-        return os.read(self.fd, n)
-
-    def send(self, data, flags=0):
-        return os.write(self.fd, data)
-
-    def shutdown(self, how):
-        pass
-
-    def close(self):
-        pass
-
-
-class Guest:
-    def __init__(self):
-        self.place = Place()
-        self.control, self.data = Terminal(), Terminal()
-        self.handlers = self.place.directory("handlers")
-        config = self.place.file("guestd.conf")
-        with open(config, "w") as file:
-            file.write(CONFIG.format(control=self.control.path, data=self.data.path, handlers=self.handlers))
-        unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-        r = subprocess.run([*unshare, "sh", "-c", START, "-", "true"], capture_output=True, text=True)
-        need(r.returncode == 0, f"a mount namespace ({r.stderr.strip()})")
-        self.process = self.place.start("guestd", [*unshare, "sh", "-c", START, "-", guestd_program(), "--foreground",
-                                                   "--config", config])
-        self.host = HostPeer(sock=self.control, timeout=10)
-        self.host.handshake(10)
-
-    def handler(self, name, text):
-        path = os.path.join(self.handlers, name)
-        with open(path, "w") as file:
-            file.write("#!/bin/sh\n" + text)
-        os.chmod(path, 0o755)
-
-    def well(self, within=2.0):
-        """Talks sense: a handshake and a ping."""
-        start = time.monotonic()
-        self.host.handshake(within)
-        self.host.ping(2)
-        assert time.monotonic() - start < within
-        assert self.process.poll() is None
-
-    def open_data(self):
-        self.host.handshake(5)
-        self.host.request("data.open")
-        peer = HostPeer(sock=self.data, port="data", timeout=10)
-        peer.handshake(5)
-        return peer
-
-    def end(self):
-        status = self.place.stop(self.process)
-        log, reports = self.place.log("guestd"), self.place.sanitizer_reports()
-        self.place.remove()
-        assert status == 0, log[-3000:]
-        assert not reports, reports
-
-
 @pytest.fixture(scope="module")
 def guest():
     guest = Guest()
