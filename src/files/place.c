@@ -113,6 +113,9 @@ static WireError judge_existing(const ReceiverConfig *config, const Place *p, bo
                 return refuse(ret_text, WIRE_EXISTS, "A directory is where the file %s should be", p->name);
         if (!config->is_tree && config->overwrite == OVERWRITE_FAIL && !config->resume)
                 return refuse(ret_text, WIRE_EXISTS, "%s exists already", p->name);
+        if (!config->is_tree && !S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
+                return refuse(ret_text, WIRE_EXISTS,
+                              "A device, pipe or socket is where the file %s should be", p->name);
         *ret_enters = S_ISDIR(st.st_mode);
         return WIRE_OK;
 }

@@ -17,7 +17,7 @@ static int get_text(sd_bus *bus, const char *path, const char *iface, const char
         const char *text = NULL;
 
         if (!g)
-                return bus_no_such_guest(error, path);
+                return bus_no_such_guest(userdata, error, path);
         if (str_eq(property, "Name"))
                 text = guest_name(g);
         else if (str_eq(property, "Uuid"))
@@ -50,7 +50,7 @@ static int get_capabilities(sd_bus *bus, const char *path, const char *iface, co
         const Guest *g = bus_find_guest_path(userdata, path);
 
         if (!g)
-                return bus_no_such_guest(error, path);
+                return bus_no_such_guest(userdata, error, path);
         return sd_bus_message_append_strv(reply, guest_facts(g)->capabilities);
 }
 
@@ -61,7 +61,7 @@ static int get_os_release(sd_bus *bus, const char *path, const char *iface, cons
         int r;
 
         if (!g)
-                return bus_no_such_guest(error, path);
+                return bus_no_such_guest(userdata, error, path);
         r = sd_bus_message_open_container(reply, 'a', "{ss}");
         for (char **p = guest_facts(g)->os_release; r >= 0 && p && p[0] && p[1]; p += 2)
                 r = sd_bus_message_append(reply, "{ss}", p[0], p[1]);
@@ -76,7 +76,7 @@ static int get_number(sd_bus *bus, const char *path, const char *iface, const ch
         uint64_t n = 0;
 
         if (!g)
-                return bus_no_such_guest(error, path);
+                return bus_no_such_guest(userdata, error, path);
         if (str_eq(property, "ReadySince"))
                 n = guest_ready_since(g);
         else if (str_eq(property, "BytesSent"))
@@ -108,7 +108,7 @@ static int get_queue_length(sd_bus *bus, const char *path, const char *iface, co
         const Guest *g = bus_find_guest_path(userdata, path);
 
         if (!g)
-                return bus_no_such_guest(error, path);
+                return bus_no_such_guest(userdata, error, path);
         return sd_bus_message_append(reply, "u", queue_length(((Bus *)userdata)->queue, guest_uuid(g)));
 }
 
@@ -139,7 +139,7 @@ const sd_bus_vtable bus_guest_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("Pull", ARGS("s", guest_path, "s", host_path, "a{sv}", options),
                                 SD_BUS_RESULT("u", id, "o", job), bus_verb_pull, CALLABLE),
         SD_BUS_PROPERTY("Name", "s", get_text, 0, TOLD),
-        SD_BUS_PROPERTY("Uuid", "s", get_text, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Uuid", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("State", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("StateReason", "s", get_text, 0, TOLD),
         SD_BUS_PROPERTY("AgentVersion", "s", get_text, 0, TOLD),
@@ -218,7 +218,7 @@ static void on_removed(void *userdata, Guest *g)
 
         end_waits(b, g, true);
         g_hash_table_remove(b->shown, guest_uuid(g));
-        (void)sd_bus_emit_interfaces_removed(b->bus, path, IFACE_GUEST, NULL);
+        bus_emit_removed(b, path, IFACE_GUEST, NULL);
         bus_manager_counts_changed(b);
 }
 

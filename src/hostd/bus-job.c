@@ -384,8 +384,7 @@ static void on_removed(void *userdata, Job *j)
         _cleanup_free_ char *path = bus_job_path(j->id);
         Bus *b = userdata;
 
-        (void)sd_bus_emit_interfaces_removed(b->bus, path, IFACE_JOB, j->process ? IFACE_PROCESS : NULL,
-                                             NULL);
+        bus_emit_removed(b, path, IFACE_JOB, j->process ? IFACE_PROCESS : NULL);
         (void)sd_bus_emit_signal(b->bus, BUS_PATH, IFACE_MANAGER, "JobRemoved", "uos", j->id, path,
                                  job_state_to_string(j->state));
 }

@@ -24,7 +24,7 @@ static int method_get_guest(sd_bus_message *m, void *userdata, sd_bus_error *err
         if ((r = bus_authorize(userdata, m, "inspect", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         path = bus_guest_path(guest_uuid(g));
         return sd_bus_reply_method_return(m, "o", path);
 }
@@ -122,7 +122,7 @@ static int method_wait_ready(sd_bus_message *m, void *userdata, sd_bus_error *er
         if ((r = bus_authorize(userdata, m, "inspect", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         if (guest_state(g) != GUEST_READY)
                 return bus_wait_new(userdata, m, guest_uuid(g), 0, timeout_usec);
         path = bus_guest_path(guest_uuid(g));
@@ -158,7 +158,7 @@ static int channels(sd_bus_message *m, void *userdata, sd_bus_error *error)
         if ((r = bus_authorize(b, m, "manage", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         discovery_enable_channels(host_discovery(b->host), guest_uuid(g), enable, dry_run, on_channels,
                                   sd_bus_message_ref(m));
         return 1;

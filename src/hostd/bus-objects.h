@@ -60,7 +60,8 @@ int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetai
 /* The guest that a call is about: its first argument at the Manager, its path at a Guest. *ret may be NULL
  * (no such guest); name and uuid go into the details either way, borrowed from message and guest. */
 int bus_read_guest(Bus *b, sd_bus_message *m, Guest **ret, PolkitDetails *details);
-int bus_no_such_guest(sd_bus_error *error, const char *asked);
+void bus_emit_removed(Bus *b, const char *path, const char *iface, const char *second_iface);
+int bus_no_such_guest(Bus *b, sd_bus_error *error, const char *asked);
 
 /* Methods that Manager and Guest have both (bus-verbs.c). */
 int bus_verb_ping(sd_bus_message *m, void *userdata, sd_bus_error *error);

@@ -43,7 +43,7 @@ int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error
         if ((r = bus_authorize(b, m, "inspect", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         if ((r = sd_bus_message_new_method_return(m, &reply)) < 0 ||
             (r = sd_bus_message_open_container(reply, 'a', "(usstt)")) < 0)
                 return r;

@@ -87,7 +87,7 @@ int bus_verb_upgrade(sd_bus_message *m, void *userdata, sd_bus_error *error)
         if ((r = bus_authorize(userdata, m, "manage", &details, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         if ((e = jobs_check_guest(g, &text)) != WIRE_OK)
                 return bus_error_set(error, e, "%s", text);
         if (!guest_has_capability(g, "upgrade"))

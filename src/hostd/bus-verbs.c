@@ -81,7 +81,7 @@ int bus_verb_ping(sd_bus_message *m, void *userdata, sd_bus_error *error)
         if ((r = bus_authorize(userdata, m, "inspect", &details, NULL, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         if ((e = jobs_check_guest(g, &text)) != WIRE_OK)
                 return bus_error_set(error, e, "%s", text);
         (void)guest_ping(g, PING_TIMEOUT_USEC, on_pong, sd_bus_message_ref(m));
@@ -148,7 +148,7 @@ static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
         if ((r = bus_authorize(userdata, m, "send", &details, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         if (options.queue) {
                 queue_message(((Bus *)userdata)->queue, g, caller, is_call, details.topic, payload, n,
                               &(QueueOptions){ .ttl_usec = options.ttl, .key = options.key }, bus_on_queued,
@@ -192,16 +192,15 @@ typedef struct CommandOptions {
                 { "columns", "q", offsetof(CommandOptions, columns) },                                      \
                 { "queue", "b", offsetof(CommandOptions, queue) },                                          \
                 { "ttl", "t", offsetof(CommandOptions, ttl) },                                              \
+                { "key", "s", offsetof(CommandOptions, key) },                                              \
         {                                                                                                   \
-                "key", "s", offsetof(CommandOptions, key)                                                   \
+                "detach", "b", offsetof(CommandOptions, detach)                                             \
         }
 
 static const BusOption run_options[] = { COMMAND_OPTIONS,
                                          { "stdin", "ay", offsetof(CommandOptions, input) },
                                          {} };
-static const BusOption exec_options[] = { COMMAND_OPTIONS,
-                                          { "detach", "b", offsetof(CommandOptions, detach) },
-                                          {} };
+static const BusOption exec_options[] = { COMMAND_OPTIONS, {} };
 
 static void command_options_done(CommandOptions *o)
 {
@@ -259,6 +258,12 @@ static void on_exec(void *userdata, WireError error, const char *text, Job *j, c
         }
 }
 
+/* Run with "detach": it was started, and its output is to be had from its job. */
+static void on_detached(void *userdata, WireError error, const char *text, Job *j, const int fds[3])
+{
+        on_run(userdata, error, text, &(RunResult){});
+}
+
 static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool is_run)
 {
         _cleanup_(command_options_done)
@@ -293,12 +298,16 @@ static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
         };
         if ((e = exec_check_command((const char *const *)argv, &options, &text)) != WIRE_OK)
                 return bus_error_set(error, e, "%s", text);
+        if (o.detach && o.input.data)
+                return bus_error_set(error, WIRE_INVALID_ARGS,
+                                     "A detached command has no standard input: \"stdin\" and \"detach\" "
+                                     "exclude each other");
         details.command = line = command_line(argv);
         details.user = o.user;
         if ((r = bus_authorize(b, m, "exec", &details, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         if (o.queue && !is_run)
                 return bus_error_set(error, WIRE_UNSUPPORTED,
                                      "Exec hands out descriptors, so it cannot be queued; Run can");
@@ -308,7 +317,10 @@ static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
                               sd_bus_message_ref(m));
                 return 1;
         }
-        if (is_run)
+        if (is_run && o.detach)
+                exec_start(b->jobs, g, caller, (const char *const *)argv, &options, on_detached,
+                           sd_bus_message_ref(m));
+        else if (is_run)
                 exec_run(b->jobs, g, caller, (const char *const *)argv, &options, on_run,
                          sd_bus_message_ref(m));
         else
@@ -411,7 +423,7 @@ static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobK
         if ((r = bus_authorize(b, m, job_kind_to_string(kind), &details, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
         if (!g)
-                return bus_no_such_guest(error, details.domain_name);
+                return bus_no_such_guest(userdata, error, details.domain_name);
         options = (TransferOptions){
                 .mode = o.mode,
                 .owner = o.owner,

@@ -129,11 +129,23 @@ int bus_read_guest(Bus *b, sd_bus_message *m, Guest **ret, PolkitDetails *detail
         return 0;
 }
 
-int bus_no_such_guest(sd_bus_error *error, const char *asked)
+void bus_emit_removed(Bus *b, const char *path, const char *iface, const char *second_iface)
 {
-        return bus_error_set(error, WIRE_NO_SUCH_GUEST,
-                             "There is no guest \"%s\": libvirt knows no domain of that name or UUID here",
-                             asked ? asked : "");
+        /* All that InterfacesAdded has named: GLib's clients keep an object until the last of them is gone.
+         */
+        (void)sd_bus_emit_interfaces_removed(b->bus, path, "org.freedesktop.DBus.Peer",
+                                             "org.freedesktop.DBus.Introspectable",
+                                             "org.freedesktop.DBus.Properties", iface, second_iface, NULL);
+}
+
+int bus_no_such_guest(Bus *b, sd_bus_error *error, const char *asked)
+{
+        LibvirtState libvirt = discovery_libvirt_state(host_discovery(b->host));
+
+        return bus_error_set(
+                error, WIRE_NO_SUCH_GUEST, "There is no guest \"%.255s\": %s", asked ? asked : "",
+                libvirt == LIBVIRT_CONNECTED ? "libvirt knows no domain of that name or UUID here"
+                                             : "libvirt cannot be reached now, and did not know it before");
 }
 
 int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetails *details,

@@ -97,7 +97,7 @@ static void on_reply(void *userdata, WireError error, const char *text, const Me
 static void start(Delivery *d, Guest *g)
 {
         json_object *o = json_object_new_object();
-        uint64_t left = time_left(d);
+        uint64_t left = MAX(time_left(d), 1); /* 0 would be the guest's own default */
 
         json_object_object_add(o, "method",
                                json_object_new_string(d->is_call ? "message.call" : "message.send"));

@@ -148,7 +148,8 @@ static void finish(Process *p)
                 RunResult r = { .exit_status = shell_status(p) };
 
                 r.out = capture_bytes(p->captures[0], &r.n_out);
-                r.err = capture_bytes(p->captures[1], &r.n_err);
+                if (p->captures[1])
+                        r.err = capture_bytes(p->captures[1], &r.n_err);
                 done(p->userdata, p->error, sentence, p->error == WIRE_OK ? &r : NULL);
                 for (size_t k = 0; k < ELEMENTSOF(p->captures); k++)
                         p->captures[k] = capture_free(p->captures[k]);
@@ -319,6 +320,8 @@ static bool start_capture(Process *p)
         Loop *l = loop_default();
 
         for (size_t i = 0; i < ELEMENTSOF(p->captures); i++) {
+                if (p->callers[i + 1] < 0)
+                        continue; /* stderr, with a terminal */
                 p->captures[i] = capture_new(l, TAKE_FD(p->callers[i + 1]), CAPTURE_MAX, on_captured, p);
                 if (!p->captures[i])
                         return false;
@@ -527,7 +530,7 @@ static int make_pipes(Process *p, const ExecOptions *o)
                 bool is_null = o->detach || (i == 2 && o->tty);
                 int fds[2];
 
-                if (i == 0 && p->is_run && !o->input)
+                if (p->is_run && (i == 0 ? !o->input : is_null))
                         continue;
                 if (is_null) {
                         p->callers[i] = open("/dev/null", (i == 0 ? O_WRONLY : O_RDONLY) | O_CLOEXEC);

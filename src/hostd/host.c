@@ -235,13 +235,15 @@ Guest *host_find_guest_uuid(Host *h, const char *uuid)
 
 Guest *host_find_guest(Host *h, const char *untrusted_name_or_uuid)
 {
-        Guest *g = g_hash_table_lookup(h->by_name, untrusted_name_or_uuid);
-        g_autofree char *uuid = NULL;
+        Guest *g = NULL;
 
-        if (g || !g_uuid_string_is_valid(untrusted_name_or_uuid))
-                return g;
-        uuid = g_ascii_strdown(untrusted_name_or_uuid, -1);
-        return host_find_guest_uuid(h, uuid);
+        /* The UUID first, as virsh does it: a name that looks like one must not hide the domain that has it.
+         */
+        if (g_uuid_string_is_valid(untrusted_name_or_uuid)) {
+                g_autofree char *uuid = g_ascii_strdown(untrusted_name_or_uuid, -1);
+                g = host_find_guest_uuid(h, uuid);
+        }
+        return g ? g : g_hash_table_lookup(h->by_name, untrusted_name_or_uuid);
 }
 
 GHashTable *host_guests(Host *h)

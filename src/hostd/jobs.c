@@ -15,7 +15,8 @@
 #include "base/fs.h"
 #include "hostd/quota.h"
 
-#define PROGRESS_USEC (100 * USEC_PER_MSEC) /* the contract's ten a second */
+/* The contract's ten a second, with room for the news of its beginning and of its end. */
+#define PROGRESS_USEC (125 * USEC_PER_MSEC)
 #define RATE_WINDOW_USEC (2 * USEC_PER_SEC)
 
 static Entry *entry(const Job *j)

@@ -102,7 +102,7 @@ static void report(const Pull *p, int r)
                 .n_bytes = s->n_bytes,
                 .n_files = s->n_files,
                 .n_failed = s->n_failed,
-                .has_digest = !p->is_tree && s->done && s->error == WIRE_OK,
+                .has_digest = !p->is_tree && s->done && s->error == WIRE_OK && s->digest != 0,
                 .digest = s->digest,
         };
 

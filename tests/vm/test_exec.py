@@ -135,6 +135,24 @@ def test_tty(client, vm):
         os.close(fd)
 
 
+def test_run_with_a_terminal(client, vm):
+    status, out, err = client.run("lab", "sh", "-c", "tty >/dev/null && stty size; echo both >&2", tty=True, rows=("q", 30),
+                                  columns=("q", 90))
+    assert (status, out.split(), err) == (0, ["30", "90", "both"], "")
+
+
+def test_run_detached(lab, client, vm):
+    """It is answered when it was started, and its job goes on."""
+    assert client.run("lab", "sh", "-c", "echo left; while [ ! -e /tmp/end ]; do sleep 0.1; done", detach=True) == (0, "", "")
+    number, path = [(j[0], j[1]) for j in client.manager("ListJobs") if j[3:] == ("exec", "running")][-1]
+    client.run("lab", "touch", "/tmp/end")
+    assert client.wait_job(path)["State"] == "done"
+    assert lab.vmferry("exec", "--attach", str(number)).stdout == "left\n"
+    with pytest.raises(BusError) as e:
+        client.run("lab", "cat", detach=True, stdin=b"x")
+    assert e.value.name.endswith("InvalidArgs")
+
+
 # As people type it
 
 

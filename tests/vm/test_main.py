@@ -70,6 +70,33 @@ def test_domain_that_is_off(lab, vm, client):
     eventually(lambda: "renamed" not in lab.guests(), 10, "gone")
 
 
+def test_removed_as_added(lab, vm, client):
+    """GLib's clients forget an object when all interfaces are gone that it was added with."""
+    since = time.monotonic()
+    other = lab.domain("passing", start=False)
+    _, _, (path, added) = client.wait_signal(
+        lambda path, signal, args: signal == "InterfacesAdded" and
+        args[1].get("org.vmferry1.Guest", {}).get("Name") == "passing", since=since)
+    other.undefine()
+    _, _, (_, removed) = client.wait_signal(
+        lambda p, signal, args: signal == "InterfacesRemoved" and args[0] == path, since=since)
+    assert set(removed) == set(added)
+
+
+def test_name_like_a_uuid(lab, vm, client):
+    """A domain that is named as another's UUID hides it from nobody, and is found by a UUID of its own."""
+    namesake = lab.domain(vm.uuid, start=False)
+    unlike = lab.domain("01234567-89ab-cdef-0123-456789abcdef", start=False)
+    lab.wait_state("01234567-89ab-cdef-0123-456789abcdef", "off")
+    try:
+        assert client.guest_path(vm.uuid) == client.guest_path("lab")
+        assert client.guest_path(namesake.uuid) != client.guest_path("lab")
+        assert client.guest_path("01234567-89ab-cdef-0123-456789abcdef") == client.guest_path(unlike.uuid)
+    finally:
+        namesake.undefine()
+        unlike.undefine()
+
+
 def _error(call, *args):
     with pytest.raises(BusError) as e:
         call(*args)
@@ -293,6 +320,20 @@ def test_overwrite_fail(lab, client, vm):
     client.done(client.push("lab", lab.scratch("a"), "/srv/a"))
     assert client.failed(client.push("lab", lab.scratch("a"), "/srv/a", overwrite="fail")) == "Exists"
     refused(INVALID_ARGS, client.push, "lab", lab.scratch("a"), "/srv/a", overwrite="sometimes")
+
+
+def test_update_carries_nothing(lab, client, vm):
+    """Where the file was left alone, no digest is claimed."""
+    with open(lab.scratch("same"), "w") as file:
+        file.write("the same")
+    assert client.done(client.push("lab", lab.scratch("same"), "/srv/same"))["Digest"]
+    assert client.done(client.push("lab", lab.scratch("same"), "/srv/same", overwrite="update"))["Digest"] == ""
+
+
+def test_device_is_no_destination(lab, client, vm):
+    """A file would take the place of the device."""
+    assert client.failed(client.push("lab", "/etc/passwd", "/dev/null")) == "Exists"
+    assert client.run("lab", "test", "-c", "/dev/null")[0] == 0
 
 
 def test_argv(client, vm):
