@@ -25,6 +25,7 @@ typedef struct CopyJob {
         bool over;
         unsigned n_lost;
         uint64_t done, total, files_done, files_total;
+        char *digest, state[16];
 } CopyJob;
 
 typedef struct Copy {
@@ -120,9 +121,22 @@ static int give_descriptor(Copy *c)
         return pipes[c->push ? 0 : 1];
 }
 
+/* What hostd cannot open for us: descriptors of ours (<(command) of a shell is one), and devices, which are
+ * hidden from it. */
+static int open_own(const Copy *c, const char *path)
+{
+        bool is_own = str_has_prefix(path, "/dev/fd/") || str_has_prefix(path, "/proc/self/fd/");
+        struct stat st;
+
+        if (!is_own && (c->push || stat(path, &st) < 0 || !S_ISCHR(st.st_mode)))
+                return -EBADF;
+        return open(path, (c->push ? O_RDONLY : O_WRONLY) | O_CLOEXEC | O_NOCTTY);
+}
+
 static int start(Copy *c, const char *source, const char *destination)
 {
-        bool is_stream = strcmp(c->push ? source : destination, "-") == 0;
+        const char *here = c->push ? source : destination;
+        bool is_stream = strcmp(here, "-") == 0 || str_eq(here, c->push ? "/dev/stdin" : "/dev/stdout");
         _cleanup_message_ sd_bus_message *reply = NULL;
         _cleanup_free_ char *local = NULL;
         _cleanup_close_ int fd = -EBADF;
@@ -135,10 +149,12 @@ static int start(Copy *c, const char *source, const char *destination)
                 fd = give_descriptor(c);
                 if (fd < 0)
                         return cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(-fd));
+        } else if ((fd = open_own(c, here)) >= 0) {
+                is_stream = true;
         } else {
-                local = local_path(c->push ? source : destination);
+                local = local_path(here);
                 if (!local)
-                        return cli_fail("%s: %s", c->push ? source : destination, strerror(errno));
+                        return cli_fail("%s: %s", here, strerror(errno));
         }
         m = client_call_new(c->cli, c->guest_object, IFACE_GUEST,
                             is_stream ? (c->push ? "PushFd" : "PullFd") : (c->push ? "Push" : "Pull"));
@@ -170,6 +186,7 @@ static void job_over(Copy *c, CopyJob *j, const char *state, const char *text)
 {
         if (j->over)
                 return;
+        (void)snprintf(j->state, sizeof(j->state), "%s", state);
         j->over = true;
         c->n_over++;
         if (str_eq(state, "done"))
@@ -214,6 +231,8 @@ static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
                         if (client_properties(c->cli, path, IFACE_JOB, true, &p) >= 0) {
                                 c->jobs[i].done = json_u64(p, "BytesDone");
                                 c->jobs[i].files_done = json_u64(p, "FilesDone");
+                                free(c->jobs[i].digest);
+                                c->jobs[i].digest = strdup(json_str(p, "Digest"));
                         }
                         job_over(c, &c->jobs[i], result, text);
                 }
@@ -379,8 +398,13 @@ static void report(const Copy *c)
                 j = json_object_new_object();
                 json_object_object_add(j, "id", json_object_new_int64(c->jobs[i].id));
                 json_object_object_add(j, "job", json_object_new_string(c->jobs[i].path));
-                if (!c->detach)
+                if (!c->detach) {
+                        json_object_object_add(j, "state", json_object_new_string(c->jobs[i].state));
                         json_object_object_add(j, "bytes", json_object_new_uint64(c->jobs[i].done));
+                        if (c->jobs[i].digest && c->jobs[i].digest[0])
+                                json_object_object_add(j, "digest",
+                                                       json_object_new_string(c->jobs[i].digest));
+                }
                 cli_print_json(j);
         }
 }
@@ -462,10 +486,18 @@ int command_cp(Cli *cli, int argc, char **argv)
         }
         if (client_guest_path(cli, guest, &c.guest_object) < 0)
                 return EXIT_FAILED;
+        if (c.queue && !c.detach) {
+                _cleanup_json_ json_object *p = NULL;
+                /* Nobody knows when a guest that is not ready will be: the item is left in the queue. */
+                if (client_properties(cli, c.guest_object, IFACE_GUEST, true, &p) >= 0)
+                        c.detach = !str_eq(json_str(p, "State"), "ready");
+        }
         r = run(&c, sources, n, destination);
         report(&c);
-        for (size_t i = 0; i < c.n_jobs; i++)
+        for (size_t i = 0; i < c.n_jobs; i++) {
                 free(c.jobs[i].path);
+                free(c.jobs[i].digest);
+        }
         free(c.jobs);
         free(c.guest_object);
         pump_close(&c.pump);

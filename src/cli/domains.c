@@ -31,7 +31,14 @@ static int channels(Cli *c, int argc, char **argv, bool enable)
                     client_call(c, m, UINT64_MAX, NULL, &reply) < 0 ||
                     sd_bus_message_read(reply, "s", &diff) < 0)
                         return EXIT_FAILED;
-                fputs(diff, stdout);
+                if (c->json) {
+                        json_object *j = json_object_new_object();
+
+                        json_object_object_add(j, "domain", json_object_new_string(argv[optind]));
+                        json_object_object_add(j, "difference", json_object_new_string(diff));
+                        cli_print_json(j);
+                } else
+                        fputs(diff, stdout);
                 return EXIT_DONE;
         }
         m = client_call_new(c, BUS_PATH, IFACE_MANAGER, enable ? "EnableChannels" : "DisableChannels");

@@ -36,6 +36,7 @@ typedef struct Exec {
         Pump in, out, err;
         unsigned n_interrupts;
         Escape escape;
+        int keyboard; /* of its terminal, where our input is none and may end before it; 0: closed */
 } Exec;
 
 static void exec_done(Exec *x)
@@ -43,6 +44,8 @@ static void exec_done(Exec *x)
         pump_close(&x->in);
         pump_close(&x->out);
         pump_close(&x->err);
+        if (x->keyboard > 0)
+                fd_close(x->keyboard);
         free(x->job);
         free(x->result);
         free(x->error);
@@ -223,6 +226,10 @@ static int turn(Exec *x, int signal_fd)
                 return errno == EINTR ? 0 : -errno;
         if (fds[0].revents)
                 on_signal_fd(x, signal_fd);
+        /* A terminal's input has no end but the one that Ctrl-D tells to who reads just then: again while
+         * all is quiet. */
+        if (r == 0 && deadline != 0 && x->keyboard > 0 && pump_is_over(&x->in))
+                (void)!write(x->keyboard, "\4", 1);
         pump_step(&x->in, &fds[2]);
         if (x->in.error)
                 pump_close(
@@ -366,7 +373,8 @@ static int drive(Exec *x, int fds[3])
                 r = terminal_raw();
                 if (r < 0)
                         cli_fail("the terminal stays as it is: %s", strerror(-r));
-        }
+        } else if (x->tty && x->input)
+                x->keyboard = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
         while (!x->left && !is_over(x)) {
                 r = x->attached && is_cut(x) ? attach_again(x, signal_fd) : turn(x, signal_fd);
                 if (r == -ECANCELED)
@@ -385,7 +393,7 @@ static int drive(Exec *x, int fds[3])
         return exit_status(x);
 }
 
-/* Over ssh no descriptor can pass: the command runs to its end first. */
+/* Over ssh no descriptor can pass, and a JSON document has an end: the command runs to its own first. */
 static int run_without_descriptors(Exec *x, const char *guest_object, char **argv)
 {
         _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
@@ -414,6 +422,17 @@ static int run_without_descriptors(Exec *x, const char *guest_object, char **arg
                 return status_of_error(&e, r);
         if (sd_bus_message_read(reply, "i", &status) < 0)
                 return EXIT_VMFERRY;
+        if (x->cli->json) {
+                json_object *j = json_object_new_object(), *out = NULL, *err = NULL;
+
+                (void)client_read_json(reply, &out);
+                (void)client_read_json(reply, &err);
+                json_object_object_add(j, "exit_status", json_object_new_int(status));
+                json_object_object_add(j, "stdout", out);
+                json_object_object_add(j, "stderr", err);
+                cli_print_json(j);
+                return status;
+        }
         for (int fd = 1; fd <= 2; fd++)
                 if (sd_bus_message_read_array(reply, 'y', &data, &n) >= 0 && n > 0)
                         (void)fwrite(data, 1, n, fd == 1 ? stdout : stderr);
@@ -463,7 +482,7 @@ static int start(Exec *x, const char *guest, char **argv)
         add_term(x, &term);
         if (client_guest_path(x->cli, guest, &guest_object) < 0)
                 return EXIT_VMFERRY;
-        if (sd_bus_can_send(x->cli->bus, 'h') <= 0)
+        if (sd_bus_can_send(x->cli->bus, 'h') <= 0 || (x->cli->json && !x->tty && !x->detach))
                 return run_without_descriptors(x, guest_object, argv);
         if (listen_for_end(x) < 0)
                 return EXIT_VMFERRY;

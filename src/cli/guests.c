@@ -176,7 +176,16 @@ int command_wait(Cli *c, int argc, char **argv)
         m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "WaitReady");
         if (!m || sd_bus_message_append(m, "st", argv[optind], timeout) < 0)
                 return EXIT_FAILED;
-        return client_call(c, m, UINT64_MAX, NULL, NULL) < 0 ? EXIT_FAILED : EXIT_DONE;
+        if (client_call(c, m, UINT64_MAX, NULL, NULL) < 0)
+                return EXIT_FAILED;
+        if (c->json) {
+                json_object *j = json_object_new_object();
+
+                json_object_object_add(j, "guest", json_object_new_string(argv[optind]));
+                json_object_object_add(j, "state", json_object_new_string("ready"));
+                cli_print_json(j);
+        }
+        return EXIT_DONE;
 }
 
 int command_ping(Cli *c, int argc, char **argv)

@@ -113,8 +113,15 @@ int command_cancel(Cli *c, int argc, char **argv)
         if (!m)
                 return EXIT_FAILED;
         r = client_call(c, m, UINT64_MAX, &e, NULL);
-        if (r >= 0)
+        if (r >= 0) {
+                if (c->json) {
+                        json_object *j = json_object_new_object();
+
+                        json_object_object_add(j, "id", json_object_new_int64((int64_t)id));
+                        cli_print_json(j);
+                }
                 return EXIT_DONE;
+        }
         if (sd_bus_error_has_name(&e, SD_BUS_ERROR_UNKNOWN_OBJECT))
                 return cli_fail("there is no job %lu", id);
         return client_print_error(&e, r);

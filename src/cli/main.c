@@ -123,6 +123,66 @@ static int help(void)
         return EXIT_DONE;
 }
 
+/* Words of others may follow, so options stand before the guest only; and exec's --user is somebody in it.
+ */
+static bool is_strict(const char *command)
+{
+        static const char *const strict[] = { "exec", "shell", "send", "call" };
+
+        for (size_t i = 0; i < ELEMENTSOF(strict); i++)
+                if (strcmp(command, strict[i]) == 0)
+                        return true;
+        return false;
+}
+
+/* Fingers put the options before the command behind it, too. Takes them out of argv, which begins with the
+ * command. EXIT_DONE: go on. */
+static int read_globals(Cli *cli, int *argc, char **argv, bool *ret_help)
+{
+        bool strict = is_strict(argv[0]);
+        int n = 1, i = 1;
+
+        for (; i < *argc && strcmp(argv[i], "--") != 0 && !(strict && n > 1); i++) {
+                const char *a = argv[i];
+
+                if (strcmp(a, "--json") == 0)
+                        cli->json = true;
+                else if (strcmp(a, "--help") == 0)
+                        *ret_help = true;
+                else if (!strict && (strcmp(a, "--user") == 0 || strcmp(a, "--system") == 0))
+                        cli->user = strcmp(a, "--user") == 0;
+                else if (!strict && (strcmp(a, "-H") == 0 || strcmp(a, "--host") == 0)) {
+                        if (i + 1 >= *argc)
+                                return cli_usage(argv[0], "%s takes a host", a);
+                        cli->host = argv[++i];
+                } else
+                        argv[n++] = argv[i];
+        }
+        while (i < *argc)
+                argv[n++] = argv[i++];
+        argv[n] = NULL;
+        *argc = n;
+        return EXIT_DONE;
+}
+
+static int run(Cli *cli, const Command *c, int argc, char **argv)
+{
+        bool show_help = false;
+        int r = read_globals(cli, &argc, argv, &show_help);
+
+        if (r != EXIT_DONE)
+                return r;
+        if (show_help) {
+                printf("vmferry %s %s\n\n%s; see vmferry(1)\n", c->name, c->arguments, c->summary);
+                return EXIT_DONE;
+        }
+        if (cli->user && cli->host)
+                return cli_usage(
+                        NULL, "-H goes to the other host's system bus: it cannot be combined with --user");
+        optind = 0;
+        return c->run(cli, argc, argv);
+}
+
 int main(int argc, char **argv)
 {
         static const struct option options[] = {
@@ -162,17 +222,11 @@ int main(int argc, char **argv)
                         return EXIT_USAGE;
                 }
         }
-        if (cli.user && cli.host)
-                return cli_usage(
-                        NULL, "-H goes to the other host's system bus: it cannot be combined with --user");
         if (optind >= argc)
                 return cli_usage(NULL, "no command was given");
         for (const Command *c = commands; c->name; c++)
                 if (strcmp(c->name, argv[optind]) == 0) {
-                        int base = optind;
-
-                        optind = 0;
-                        r = c->run(&cli, argc - base, argv + base);
+                        r = run(&cli, c, argc - optind, argv + optind);
                         if (fflush(stdout) != 0 && r == EXIT_DONE && errno != EPIPE)
                                 r = cli_fail("standard output: %s", strerror(errno));
                         sd_bus_flush_close_unref(cli.bus);

@@ -181,10 +181,40 @@ static void monitor_text(const char *event, json_object *j)
 
                 printf("%s.%03ld  %s  message  %s  %s\n", when, ts.tv_nsec / 1000000, json_str(j, "guest"),
                        json_str(j, "topic"), shown ? shown : "");
-        } else
-                printf("%s.%03ld  job %" PRIu64 "  %s\n", when, ts.tv_nsec / 1000000, json_u64(j, "id"),
-                       str_eq(event, "JobNew") ? "new" : json_str(j, "result"));
+        } else if (!str_eq(event, "JobRemoved")) { /* its end was told before */
+                bool is_new = str_eq(event, "JobNew");
+                const char *what = json_str(j, is_new ? "source" : "result"),
+                           *more = json_str(j, is_new ? "destination" : "error_message");
+
+                printf("%s.%03ld  %s  job %" PRIu64 "  %s  %s%s%s\n", when, ts.tv_nsec / 1000000,
+                       json_str(j, "guest"), json_u64(j, "id"), json_str(j, "kind"), what,
+                       !more[0] ? ""
+                       : is_new ? " → "
+                                : ": ",
+                       more);
+        }
         fflush(stdout);
+}
+
+/* Whose job it is, and what it does: those who may not look at it are told the rest. */
+static void add_job(Monitor *monitor, const char *path, json_object *j)
+{
+        static const struct {
+                const char *key, *property;
+        } all[] = { { "id", "Id" },
+                    { "guest", "GuestName" },
+                    { "kind", "Kind" },
+                    { "source", "Source" },
+                    { "destination", "Destination" } };
+        _cleanup_json_ json_object *p = NULL;
+
+        if (client_properties(monitor->cli, path, IFACE_JOB, true, &p) < 0)
+                return;
+        for (size_t i = 0; i < ELEMENTSOF(all); i++) {
+                json_object *v = json_object_object_get(p, all[i].property);
+                if (v)
+                        json_object_object_add(j, all[i].key, json_object_get(v));
+        }
 }
 
 static int on_signal(sd_bus_message *m, void *userdata, sd_bus_error *e)
@@ -196,6 +226,7 @@ static int on_signal(sd_bus_message *m, void *userdata, sd_bus_error *e)
                 { "MessageReceived", { "path", "guest", "topic", "payload", "id" } },
                 { "JobNew", { "id", "path" } },
                 { "JobRemoved", { "id", "path", "result" } },
+                { "Finished", { "result", "error_name", "error_message" } },
         };
         Monitor *monitor = userdata;
         const char *member = sd_bus_message_get_member(m);
@@ -206,6 +237,8 @@ static int on_signal(sd_bus_message *m, void *userdata, sd_bus_error *e)
                 if (!str_eq(member, signals[i].member))
                         continue;
                 j = json_object_new_object();
+                if (str_eq(member, "Finished"))
+                        member = "JobFinished";
                 json_object_object_add(j, "event", json_object_new_string(member));
                 for (size_t k = 0; signals[i].fields[k]; k++) {
                         json_object *v = NULL;
@@ -214,6 +247,11 @@ static int on_signal(sd_bus_message *m, void *userdata, sd_bus_error *e)
                                 return 0;
                         json_object_object_add(j, signals[i].fields[k], v);
                 }
+                if (str_eq(member, "JobFinished"))
+                        json_object_object_add(j, "path",
+                                               json_object_new_string(sd_bus_message_get_path(m)));
+                if (str_has_prefix(member, "Job"))
+                        add_job(monitor, json_str(j, "path"), j);
                 if (monitor->guest && !str_eq(json_str(j, "guest"), monitor->guest))
                         return 0;
                 if (monitor->cli->json)
@@ -236,6 +274,9 @@ int command_monitor(Cli *c, int argc, char **argv)
         if (!client_bus(c))
                 return EXIT_FAILED;
         r = sd_bus_match_signal(c->bus, NULL, BUS_NAME, BUS_PATH, IFACE_MANAGER, NULL, on_signal, &monitor);
+        if (r >= 0)
+                r = sd_bus_match_signal(c->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_signal,
+                                        &monitor);
         if (r < 0)
                 return cli_fail("cannot listen on the bus: %s", strerror(-r));
         /* Starts hostd where it is not running, and refuses a guest that does not exist. A UUID becomes the

@@ -3,8 +3,11 @@
 
 import json
 import os
+import select
+import subprocess
 
 from lab import tree
+from lab.need import built, eventually
 
 
 def one_line(r, status=1):
@@ -43,6 +46,46 @@ def test_wait_and_ping(lab, vm):
     one_line(lab.vmferry("ping", "-c", "1", "nobody"))
 
 
+def test_json_behind_the_command(lab, vm):
+    """And everywhere one document, or one object a line."""
+    for argv in ("list",), ("status", "lab"), ("wait", "lab"), ("ping", "lab"):
+        assert documents(lab.vmferry(*argv, "--json", check=True).stdout), argv
+    r = lab.vmferry("exec", "--json", "lab", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert documents(r.stdout) == [{"exit_status": 3, "stdout": "out\n", "stderr": "err\n"}] and r.returncode == 3
+    assert lab.vmferry("exec", "lab", "echo", "--json", check=True).stdout == "--json\n"
+    documents(lab.vmferry("--json", "disable", "--dry-run", "lab", check=True).stdout)
+    copied, = documents(lab.vmferry("--json", "cp", "/etc/passwd", "lab:/srv/j", check=True).stdout)
+    assert copied["state"] == "done" and copied["digest"].startswith("xxh64:")
+    assert copied["id"] in [j["Id"] for j in documents(lab.vmferry("jobs", "--all", "--json", check=True).stdout)]
+    for argv in ("cp", "--help"), ("exec", "--help"):
+        assert lab.vmferry(*argv, check=True).stdout
+
+
+def test_monitor(lab, client, vm):
+    """Whose jobs they are and how they end, and only those of the guest that was asked for."""
+    monitor = subprocess.Popen([built("src/cli/vmferry"), "--user", "--json", "monitor", "lab"], env=lab.hostd.env,
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        seen = []
+
+        def told():
+            # Until it listens nothing is told.
+            client.failed(client.push("lab", "/no/such/file", "/srv/m"))
+            while select.select([monitor.stdout], [], [], 0.2)[0]:
+                seen.append(json.loads(monitor.stdout.readline()))
+            return [e for e in seen if e["event"] == "JobFinished"]
+        end = eventually(told, 20, "the end of a job")[0]
+        assert (end["guest"], end["kind"], end["result"]) == ("lab", "push", "failed") and end["error_message"]
+    finally:
+        monitor.kill()
+        monitor.wait()
+
+
+def test_shell_without_a_terminal(lab, vm):
+    """It ends with its input."""
+    assert "42" in lab.vmferry("shell", "lab", input="echo $((6*7))\n", timeout=60).stdout
+
+
 def test_usage(lab, vm):
     for argv in (), ("nonsense",), ("ping",), ("cp", "one"), ("list", "--colour"):
         assert lab.vmferry(*argv).returncode == 2, argv
@@ -70,6 +113,27 @@ def test_cp(lab, client, vm):
 def test_cp_stream(lab, vm):
     lab.vmferry("cp", "-", "lab:/srv/stream", input="piped in", check=True)
     assert lab.vmferry("cp", "lab:/srv/stream", "-", check=True).stdout == "piped in"
+
+
+def test_cp_devices_and_descriptors(lab, vm):
+    """What hostd could not open for its caller."""
+    lab.vmferry("cp", "/etc/passwd", "lab:/srv/d", check=True)
+    lab.vmferry("cp", "lab:/srv/d", "/dev/null", check=True)
+    assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
+    with open("/etc/passwd") as file:
+        assert lab.vmferry("cp", "lab:/srv/d", "/dev/stdout", check=True).stdout == file.read()
+    lab.vmferry("cp", "/dev/fd/0", "lab:/srv/d", input="by number", check=True)
+    assert lab.vmferry("cp", "lab:/srv/d", "-", check=True).stdout == "by number"
+
+
+def test_cp_for_later(lab, vm):
+    """A copy for a guest that is off is left in the queue."""
+    off = lab.domain("later", start=False)
+    lab.wait_state("later", "off")
+    number = lab.vmferry("cp", "--queue", "/etc/passwd", "later:/srv/p", check=True, timeout=20).stdout.strip()
+    assert number in lab.vmferry("queue", "later", check=True).stdout
+    lab.vmferry("cancel", number, check=True)
+    off.undefine()
 
 
 def test_cp_tree(lab, vm):
