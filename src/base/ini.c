@@ -89,13 +89,13 @@ static int take_line(Reader *r, unsigned line, char *s)
         }
         equals = strchr(s, '=');
         if (!equals) {
-                complain(r, line, "This is neither [Section] nor Key=value; ignoring the line.");
+                complain(r, line, "This is neither [Section] nor Key=value");
                 return 0;
         }
         *equals = 0;
         s = trim(s);
         if (!is_key(s)) {
-                complain(r, line, "A key is made of letters, digits, '-' and '_'; ignoring the line.");
+                complain(r, line, "A key is made of letters, digits, '-' and '_'");
                 return 0;
         }
         if (r->section_broken)
@@ -143,7 +143,7 @@ int ini_parse(const char *file, const char *text, size_t n, IniAssign assign, In
                         broken = false;
                 }
                 if (memchr(start, 0, len) || !is_utf8(start, len)) {
-                        complain(&reader, line, "This is not valid UTF-8 text; ignoring the line.");
+                        complain(&reader, line, "This is not valid UTF-8 text");
                         broken = true;
                 }
                 continued = len > 0 && start[len - 1] == '\\' && !last;

@@ -280,7 +280,7 @@ static void on_complaint(void *userdata, const char *file, unsigned line, const 
 
         r->n_complaints++;
         if (!r->quiet)
-                log_warning("%s:%u: %s", file, line, why);
+                log_warning("%s:%u: %s; the line is ignored", file, line, why);
 }
 
 int config_init(Config *c)
