@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * GLib's main context carries libvirt's events; sd-event carries the bus, the channels and the timers.
- * sd-event stands in the context as one GSource: its epoll descriptor is polled, and its states
+ * GLib's main context carries libvirt's events; sd-event carries the bus, the timers, and an epoll with the
+ * channels. sd-event stands in the context as one GSource: its epoll descriptor is polled, and its states
  * (sd_event_prepare(3)) are walked by prepare, check and dispatch. Another source of higher priority may
  * make GLib skip our check, so prepare accepts an sd-event that is armed already. Whatever fails there ends
  * the daemon with a code: a loop that cannot wait is no loop.
@@ -11,12 +11,14 @@
 #include <glib.h>
 #include <glib-unix.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <systemd/sd-daemon.h>
 
 #include "base/fs.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
 
+#define WATCHES_PER_TURN 16
 #define DISPATCH_MAX 64 /* sd-event sources served in one turn of GLib's context */
 
 typedef struct EventSource {
@@ -26,6 +28,9 @@ typedef struct EventSource {
 
 struct Loop {
         sd_event *event;
+        int epoll;                         /* of watches */
+        LoopWatch *turn[WATCHES_PER_TURN]; /* being served; NULL: freed meanwhile */
+        int n_turn;
         GMainLoop *main;
         GSource *source;
         guint signals[3];
@@ -36,7 +41,8 @@ struct Loop {
 };
 
 struct LoopWatch {
-        sd_event_source *source;
+        Loop *loop;
+        int fd;
         LoopWatchFunc func;
         void *userdata;
         uint32_t events;
@@ -129,6 +135,8 @@ static gboolean on_hangup(gpointer userdata)
         return G_SOURCE_CONTINUE;
 }
 
+static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata);
+
 int loop_new(Loop **ret)
 {
         _cleanup_(loop_freep) Loop *l = NULL;
@@ -137,10 +145,17 @@ int loop_new(Loop **ret)
         if (the_loop)
                 return -EBUSY;
         l = g_new0(Loop, 1);
+        l->epoll = -EBADF;
         r = sd_event_new(&l->event);
         if (r < 0)
                 return r;
         r = sd_event_set_watchdog(l->event, true);
+        if (r < 0)
+                return r;
+        l->epoll = epoll_create1(EPOLL_CLOEXEC);
+        if (l->epoll < 0)
+                return -errno;
+        r = sd_event_add_io(l->event, NULL, l->epoll, EPOLLIN, on_io, l);
         if (r < 0)
                 return r;
         if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
@@ -178,6 +193,7 @@ Loop *loop_free(Loop *l)
         if (l->main)
                 g_main_loop_unref(l->main);
         sd_event_unref(l->event);
+        l->epoll = fd_close(l->epoll);
         if (the_loop == l)
                 the_loop = NULL;
         g_free(l);
@@ -222,21 +238,34 @@ void loop_notify_ready(Loop *l, const char *status)
         l->ready = true;
 }
 
+/* sd-event asks for all descriptors that are ready and serves one of them, each time: with thousands that
+ * are ready at once that grows with their square. So they have an epoll of their own, which sd-event sees as
+ * one, and from which so many are served as the bus and the timers can wait for. */
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
-        LoopWatch *w = userdata;
+        struct epoll_event events[WATCHES_PER_TURN];
+        Loop *l = userdata;
+        int n = epoll_wait(l->epoll, events, WATCHES_PER_TURN, 0);
 
-        w->func(w->userdata, revents);
+        for (int i = 0; i < n; i++)
+                l->turn[i] = events[i].data.ptr;
+        l->n_turn = MAX(n, 0);
+        for (int i = 0; i < n; i++)
+                if (l->turn[i])
+                        l->turn[i]->func(l->turn[i]->userdata, events[i].events);
+        l->n_turn = 0;
         return 0;
 }
 
 LoopWatch *loop_watch_new(Loop *l, int fd, uint32_t events, LoopWatchFunc func, void *userdata)
 {
         LoopWatch *w = g_new0(LoopWatch, 1);
+        struct epoll_event e = { .events = events, .data.ptr = w };
 
-        *w = (LoopWatch){ .func = func, .userdata = userdata, .events = events };
-        if (sd_event_add_io(l->event, &w->source, fd, events, on_io, w) < 0)
+        *w = (LoopWatch){ .loop = l, .fd = -EBADF, .func = func, .userdata = userdata, .events = events };
+        if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &e) < 0)
                 return loop_watch_free(w);
+        w->fd = fd;
         return w;
 }
 
@@ -244,16 +273,22 @@ LoopWatch *loop_watch_free(LoopWatch *w)
 {
         if (!w)
                 return NULL;
-        sd_event_source_disable_unref(w->source);
+        if (w->fd >= 0)
+                (void)epoll_ctl(w->loop->epoll, EPOLL_CTL_DEL, w->fd, NULL);
+        for (int i = 0; i < w->loop->n_turn; i++)
+                if (w->loop->turn[i] == w)
+                        w->loop->turn[i] = NULL;
         g_free(w);
         return NULL;
 }
 
 void loop_watch_set_events(LoopWatch *w, uint32_t events)
 {
+        struct epoll_event e = { .events = events, .data.ptr = w };
+
         if (w->events == events)
                 return;
-        if (sd_event_source_set_io_events(w->source, events) >= 0)
+        if (epoll_ctl(w->loop->epoll, EPOLL_CTL_MOD, w->fd, &e) >= 0)
                 w->events = events;
 }
 

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * The main loop: GLib's default main context, with one sd-event attached to it as one GSource. Descriptors
- * and timers of engines go through sd-event, which keeps thousands of them in one epoll and one timerfd.
- * Main thread only.
+ * The main loop: GLib's default main context, with one sd-event attached to it as one GSource. Timers of
+ * engines go through sd-event, which keeps thousands of them in one timerfd; descriptors have an epoll of
+ * their own beneath it. Main thread only.
  *
  * SIGPIPE is ignored from loop_new() on and SIGTERM, SIGINT, SIGHUP have handlers: who forks resets them
  * before exec.
