@@ -5,7 +5,10 @@
 frames.txt: a line each, fields separated by blanks
     good NAME TYPE FLAGS STREAM SEQ SESSION BODY FRAME
     bad NAME BYTES             no frame is in these
-conversation-*.txt: what one side gets ('>') and must then say ('<'), frame by frame; its random bytes are 'random'
+conversation-ROLE-VERSION.txt: what one side gets ('>') and must then say ('<'), frame by frame, with a peer that speaks that
+    version only; its random bytes are 'random', its own range of versions is 'versions'. Those of a version stay as they
+    are for as long as it is spoken, which is for two versions more: they are what old programs said.
+conversation-ROLE-VERSION-of-LATER.txt: the same, where this side speaks later versions too
 Bytes are in hex, '-' for none.
 """
 
@@ -123,11 +126,12 @@ def frames():
         yield f"bad {name} {hexed(data)}"
 
 
-def conversation_host():
+def conversation_host(latest=1):
     host, guest = bytes([0x11] * 16), bytes(range(16))
     session = xxh64(host + guest) or 1
+    yield f"versions 1 {latest}"
     yield "random 11"
-    yield "< " + hexed(frame(HELLO, text({"port": "control", "version": [1, 1], "nonce": host.hex()})))
+    yield "< " + hexed(frame(HELLO, text({"port": "control", "version": [1, latest], "nonce": host.hex()})))
     ack = {"agent": "0.1.0", "capabilities": ["exec"], "version": 1, "nonce": guest.hex(), "echo": host.hex()}
     yield "> " + hexed(frame(HELLO_ACK, text(ack)))
     yield "< " + hexed(frame(START, text({"echo": guest.hex()}), session=session))
@@ -138,9 +142,10 @@ def conversation_host():
     yield "< " + hexed(frame(BYE_ACK, session=session, seq=2))
 
 
-def conversation_guest():
+def conversation_guest(latest=1):
     host, guest = bytes(range(16, 32)), bytes([0x22] * 16)
     session = xxh64(host + guest) or 1
+    yield f"versions 1 {latest}"
     yield "random 22"
     yield "< " + hexed(frame(HELLO_REQ, b"{}"))
     yield "> " + hexed(frame(HELLO, text({"port": "data", "version": [1, 1], "nonce": host.hex()})))
@@ -158,6 +163,8 @@ def main():
         ("frames.txt", frames()),
         ("conversation-host-1.txt", conversation_host()),
         ("conversation-guest-1.txt", conversation_guest()),
+        ("conversation-host-1-of-3.txt", conversation_host(3)),
+        ("conversation-guest-1-of-3.txt", conversation_guest(3)),
     ]:
         (here / name).write_text("".join(line + "\n" for line in lines))
 

@@ -115,13 +115,18 @@ static void converse(const char *name, SessionRole role, SessionPort port)
         FILE *f = vectors_open(name);
         const uint8_t *said;
         SessionEvent e;
-        Session *s;
+        Session *s = NULL;
         size_t n;
 
-        ck_assert_int_eq(session_new(&config, &s), 0);
         while (fgets(line, sizeof(line), f)) {
                 char *save, *what = strtok_r(line, " \n", &save);
 
+                if (str_eq(what, "versions")) {
+                        config.version_min = atoi(strtok_r(NULL, " \n", &save));
+                        config.version_max = atoi(strtok_r(NULL, " \n", &save));
+                        ck_assert_int_eq(session_new(&config, &s), 0);
+                        continue;
+                }
                 n = unhex(strtok_r(NULL, " \n", &save), data);
                 if (str_eq(what, "random")) {
                         random_byte = data[0];
@@ -154,6 +159,9 @@ START_TEST(test_conversations)
 {
         converse("conversation-host-1.txt", SESSION_HOST, SESSION_CONTROL);
         converse("conversation-guest-1.txt", SESSION_GUEST, SESSION_DATA);
+        /* Programs of two versions later meet those of the first. */
+        converse("conversation-host-1-of-3.txt", SESSION_HOST, SESSION_CONTROL);
+        converse("conversation-guest-1-of-3.txt", SESSION_GUEST, SESSION_DATA);
 }
 END_TEST
 
