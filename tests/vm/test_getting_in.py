@@ -43,6 +43,17 @@ def impostors(lab):
     return programs
 
 
+def strange_guestd(lab):
+    """For a machine of another architecture."""
+    path = lab.scratch("strange")
+    with open(guestd_program(), "rb") as file:
+        data = bytearray(file.read())
+    data[18:20] = b"\xb7\x00"  # EM_AARCH64
+    with open(path, "wb") as file:
+        file.write(data)
+    return path
+
+
 def better_guestd(lab):
     """The same program with other bytes behind it: another build."""
     path = lab.scratch("guestd-better")
@@ -125,13 +136,7 @@ def test_upgrade_goes_back(lab, vm, impostors, foreign, how):
 
 def test_upgrade_refuses_what_does_not_run(lab, vm):
     before, started = agent_build(lab), vm.guestd_starts()
-    strange = lab.scratch("strange")
-    with open(guestd_program(), "rb") as file:
-        data = bytearray(file.read())
-    data[18:20] = b"\xb7\x00"  # EM_AARCH64
-    with open(strange, "wb") as file:
-        file.write(data)
-    r = lab.vmferry("upgrade", "--agent", strange, "lab")
+    r = lab.vmferry("upgrade", "--agent", strange_guestd(lab), "lab")
     assert r.returncode == 1 and "architecture" in r.stderr, r.stderr
     r = lab.vmferry("upgrade", "--agent", "/bin/true", "lab")
     assert r.returncode == 1, r.stderr
@@ -198,6 +203,9 @@ def test_adopt_brings_guestd_into_a_running_machine(lab, agent_image, impostors)
         wait_agent(domain)
         plan = command_with_deploy(lab, "adopt", "--dry-run", "--agent", guestd_program(), "adoptee", check=True).stdout
         assert "would write /usr/sbin/vmferry-guestd" in plan
+        assert channels(domain) == [[AGENT_CHANNEL]] * 2
+        r = command_with_deploy(lab, "adopt", "--agent", strange_guestd(lab), "adoptee")
+        assert r.returncode == 1 and "x86_64" in r.stderr, (r.stdout, r.stderr)
         assert channels(domain) == [[AGENT_CHANNEL]] * 2
         r = command_with_deploy(lab, "adopt", "--agent", guestd_program(), "adoptee")
         assert r.returncode == 0, (r.stdout, r.stderr)
