@@ -58,6 +58,7 @@ void link_hint(Guest *g, DomainHint hint)
         switch (hint) {
         case DOMAIN_HINT_REBOOTED:
                 l->was_ready = l->has_left = l->has_peer = false;
+                l->n_flaps = 0;
                 g_clear_pointer(&l->refusal, g_free);
                 link_encourage(g);
                 if (is_talking)

@@ -16,7 +16,7 @@
 #define BACKOFF_MIN_USEC (1 * USEC_PER_SEC)
 #define BACKOFF_MAX_USEC (30 * USEC_PER_SEC)
 #define FLAP_USEC (1 * USEC_PER_SEC)
-#define FLAPS_MAX 5
+#define FLAPS_MAX 5u
 #define READ_PER_TURN 65536
 #define READ_AT_ONCE 4096             /* of small frames that is most of a turn already */
 #define TURN_USEC (USEC_PER_MSEC / 2) /* then others are served */
@@ -198,20 +198,29 @@ static void on_up(Guest *g, const Message *hello, uint64_t now)
         guest_refresh(g);
 }
 
-/* The session ended itself and has a new HELLO ready. A peer that makes it do so again and again has to
- * wait. */
-static void on_down(Guest *g, const char *text, uint64_t now)
+/* A peer that ends its sessions again and again, within a second each, has to wait for the next. No longer
+ * than a second: it may come to its senses, and is ready within two then. True: it was sent away. */
+static bool link_calm(Guest *g, uint64_t now)
 {
         GuestLink *l = &g->link;
 
         l->n_flaps = now < l->up_at + FLAP_USEC ? l->n_flaps + 1 : 0;
+        if (l->n_flaps < FLAPS_MAX)
+                return false;
+        l->n_flaps = 0;
+        link_reconnect(g, "", now + LINK_RETRY_USEC);
+        return true;
+}
+
+/* The session ended itself and has a new HELLO ready. */
+static void on_down(Guest *g, const char *text, uint64_t now)
+{
+        GuestLink *l = &g->link;
+
         guest_log(g, LOG_INFO, "The session has ended: %s", text);
         (void)link_leave_session(g, "has ended the session");
-        if (l->n_flaps >= FLAPS_MAX) {
-                l->n_flaps = 0;
-                link_reconnect(g, "", now + LINK_RETRY_USEC);
+        if (link_calm(g, now))
                 return;
-        }
         link_await(g, now, 1);
         l->has_peer = true;
         guest_refresh(g);
@@ -222,7 +231,9 @@ static void on_bye(Guest *g, uint64_t now)
         link_flush(g); /* BYE_ACK */
         g->link.was_ready = g->link.has_peer = false;
         g->link.has_left = true;
-        link_rehello(g, "has shut its daemon down", now);
+        (void)link_leave_session(g, "has shut its daemon down");
+        if (!link_calm(g, now))
+                link_rehello(g, "", now);
 }
 
 static void on_incompatible(Guest *g, const char *text, uint64_t now)

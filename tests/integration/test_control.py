@@ -203,6 +203,22 @@ def test_flood_is_held_back(host, client, liar):
         client.ping("liar", timeout=2)
 
 
+ENDS = {"goodbye": lambda p: p.next_frame(BYE), "anew": lambda p: frame(HELLO_REQ, b"{}"),
+        "out of order": lambda p: p.next_frame(PING, bytes(8), seq=99)}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_sessions_without_end(host, client, liar, name):
+    """One that ends each session as soon as it is there has to wait for the next, and nobody has to hear of thousands."""
+    since, before = time.monotonic(), liar.control.n_sessions
+    flood(liar.control, ENDS[name], 3, threading.Event())
+    assert liar.control.n_sessions - before <= 20
+    changes = [args for at, _, signal, args in client.heard() if at > since and signal == "GuestStateChanged" and args[1] == "liar"]
+    assert len(changes) < 100, len(changes)
+    assert client.ping("good", timeout=2) < 1_000_000
+    host.wait_well("liar", 10)
+
+
 def test_never_reads(host, client, liar):
     """What is sent to a guest that doesn't read is bounded; callers are told, others served."""
     rss = host.rss_kib()
