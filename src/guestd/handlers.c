@@ -464,6 +464,10 @@ int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *to
         r = open_pipes(x, theirs);
         if (r == 0)
                 r = watch_pipes(x);
+        /* A pipe holds the longest payload: a handler that has started has all of it, whatever becomes of
+         * us. */
+        if (r == 0)
+                on_input(x, x->in_fd, POLLOUT);
         if (r == 0)
                 r = launch(x, path, id, theirs);
         for (int i = 0; i < 3; i++)
