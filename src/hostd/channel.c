@@ -9,6 +9,7 @@
 #include "hostd/channel.h"
 
 #include <linux/sockios.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -186,4 +187,11 @@ bool channel_has_unread(const Channel *c)
         int n = 0;
 
         return ioctl(c->fd, SIOCOUTQ, &n) == 0 && n > 0;
+}
+
+bool channel_has_input(const Channel *c)
+{
+        struct pollfd p = { .fd = c->fd, .events = POLLIN };
+
+        return poll(&p, 1, 0) > 0;
 }

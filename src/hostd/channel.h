@@ -34,5 +34,7 @@ void channel_hold(Channel *c, bool is_held);
 /* Whether QEMU has not read all that was written: then nobody has the port open, or the vCPUs stand still.
  */
 bool channel_has_unread(const Channel *c);
+bool channel_has_input(
+        const Channel *c); /* there is something to read, or an end, that nobody has taken yet */
 
 DEFINE_CLEANUP(Channel *, channel_free);

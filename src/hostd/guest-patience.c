@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * How long a guest is waited for. A peer that is deaf is tried once more on the same connection, then on two
- * new ones (QEMU needs them after some pauses and restores), then at growing intervals. What QEMU holds back
+ * How long a guest is waited for. After some pauses and restores QEMU leaves the guest's half of the first
+ * connection dead, so that is left early. A peer that is deaf on the next is asked again there, then on one
+ * more, then at growing intervals. What QEMU holds back
  * unread says that nobody has the port open: then nothing is repeated, since all of it would be read later.
  * While the vCPUs stand, time does not count, and no connection is made or closed: QEMU would not tell the
  * guest.
@@ -12,6 +13,7 @@
 #include "hostd/guest-private.h"
 
 #define SILENCE_USEC (2 * USEC_PER_SEC)
+#define FIRST_HELLO_USEC (500 * USEC_PER_MSEC) /* whoever reads it answers within milliseconds */
 
 static uint64_t keepalive_usec = 30 * USEC_PER_SEC;
 
@@ -26,12 +28,29 @@ static uint64_t queued_check_at(const GuestLink *l)
         return l->n_checks < 10 ? l->queued_at + (USEC_PER_MSEC << l->n_checks) : l->retry_at;
 }
 
+static bool is_first_hello(const GuestLink *l)
+{
+        return l->n_deaf == 0 && l->n_hellos <= 1 && !l->is_resting && !l->is_unread && !l->has_peer;
+}
+
+static uint64_t hello_deadline(const GuestLink *l)
+{
+        return l->hello_at + (l->is_resting       ? l->backoff_usec
+                              : is_first_hello(l) ? FIRST_HELLO_USEC
+                                                  : HELLO_TIMEOUT_USEC);
+}
+
 static void tick_hello(Guest *g, uint64_t now)
 {
         GuestLink *l = &g->link;
+        bool is_first = is_first_hello(l);
 
-        if (now < l->hello_at + (l->is_resting ? l->backoff_usec : HELLO_TIMEOUT_USEC))
+        if (now < hello_deadline(l))
                 return;
+        if (channel_has_input(l->channel)) {
+                l->hello_at = now; /* we are late ourselves: a thousand guests have come at once */
+                return;
+        }
         l->has_peer = false;
         if (l->is_resting && l->refusal) {
                 link_rehello(g, "", now);
@@ -45,7 +64,7 @@ static void tick_hello(Guest *g, uint64_t now)
                 return;
         }
         l->is_unread = false;
-        if (!l->is_resting && l->n_hellos < 2) {
+        if (!l->is_resting && !is_first && l->n_hellos < 2) {
                 link_rehello(g, "", now);
                 return;
         }
@@ -182,8 +201,7 @@ uint64_t link_deadline(const Guest *g)
         case LINK_QUEUED:
                 return queued_check_at(l);
         case LINK_HELLO:
-                return MIN(l->hello_at + (l->is_resting ? l->backoff_usec : HELLO_TIMEOUT_USEC),
-                           session_deadline(l->session));
+                return MIN(hello_deadline(l), session_deadline(l->session));
         case LINK_UP:
                 return MIN(up_deadline(g), session_deadline(l->session));
         }
