@@ -19,6 +19,7 @@
 
 #define SCHEMA_VERSION 1
 #define BUSY_TIMEOUT_MSEC 5000
+#define RESERVE_IDS 100u /* at once, so that few jobs cost a write */
 
 static const char schema[] =
         "CREATE TABLE IF NOT EXISTS item ("
@@ -30,7 +31,7 @@ static const char schema[] =
         " PRIMARY KEY (action, guest_uuid)) WITHOUT ROWID;"
         "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;";
 
-typedef enum WriteKind { WRITE_PUT, WRITE_REMOVE, WRITE_DONE, WRITE_STOP } WriteKind;
+typedef enum WriteKind { WRITE_PUT, WRITE_REMOVE, WRITE_DONE, WRITE_RESERVE, WRITE_STOP } WriteKind;
 
 typedef struct Write {
         WriteKind kind;
@@ -48,7 +49,7 @@ struct Store {
         GThread *thread;
         GAsyncQueue *writes, *written;
         GHashTable *marks; /* "action\nguest" → boot id */
-        uint32_t last_id;
+        uint32_t last_id;  /* on disk, or on its way there */
 };
 
 StoreItem *store_item_free(StoreItem *item)
@@ -281,6 +282,23 @@ int store_load(Store *s, void (*each)(void *userdata, StoreItem *item), void *us
         return errno_of(r);
 }
 
+static int execute_reserve(sqlite3 *db, const Write *w)
+{
+        sqlite3_stmt *q = NULL;
+        int r;
+
+        r = sqlite3_prepare_v2(db,
+                               "INSERT INTO counter VALUES ('id', ?1) ON CONFLICT (name) DO UPDATE SET "
+                               "value = max(value, ?1)",
+                               -1, &q, NULL);
+        if (r != SQLITE_OK)
+                return r;
+        (void)sqlite3_bind_int64(q, 1, w->id);
+        r = sqlite3_step(q);
+        (void)sqlite3_finalize(q);
+        return r;
+}
+
 static int execute_put(sqlite3 *db, const Write *w)
 {
         const StoreItem *item = w->item;
@@ -308,18 +326,7 @@ static int execute_put(sqlite3 *db, const Write *w)
                 (void)sqlite3_bind_text(q, 13, item->key, -1, SQLITE_STATIC);
         r = sqlite3_step(q);
         (void)sqlite3_finalize(q);
-        if (r != SQLITE_DONE)
-                return r;
-        r = sqlite3_prepare_v2(db,
-                               "INSERT INTO counter VALUES ('id', ?1) ON CONFLICT (name) DO UPDATE SET "
-                               "value = max(value, ?1)",
-                               -1, &q, NULL);
-        if (r != SQLITE_OK)
-                return r;
-        (void)sqlite3_bind_int64(q, 1, item->id);
-        r = sqlite3_step(q);
-        (void)sqlite3_finalize(q);
-        return r;
+        return r != SQLITE_DONE ? r : execute_reserve(db, w);
 }
 
 static int execute(sqlite3 *db, const Write *w)
@@ -329,6 +336,8 @@ static int execute(sqlite3 *db, const Write *w)
 
         if (w->kind == WRITE_PUT)
                 return execute_put(db, w);
+        if (w->kind == WRITE_RESERVE)
+                return execute_reserve(db, w);
         r = sqlite3_prepare_v2(db,
                                w->kind == WRITE_REMOVE ? "DELETE FROM item WHERE id = ?"
                                                        : "INSERT OR REPLACE INTO done VALUES (?, ?, ?)",
@@ -447,6 +456,19 @@ void store_put(Store *s, const StoreItem *item, StoreDone done, void *userdata)
         w->params_text = g_strdup(json_object_to_json_string_ext(item->params, JSON_C_TO_STRING_PLAIN));
         w->groups_text = groups_format(item->caller);
         s->last_id = MAX(s->last_id, item->id);
+        enqueue(s, w);
+}
+
+void store_reserve_id(Store *s, uint32_t id)
+{
+        Write *w;
+
+        /* Early: what is only on its way to the disk is not used up yet. */
+        if (id + RESERVE_IDS / 2 <= s->last_id || id > UINT32_MAX - RESERVE_IDS)
+                return;
+        s->last_id = id + RESERVE_IDS;
+        w = g_new0(Write, 1);
+        *w = (Write){ .kind = WRITE_RESERVE, .id = s->last_id };
         enqueue(s, w);
 }
 

@@ -41,7 +41,9 @@ Store *store_free(Store *s); /* waits until all was written */
 
 /* Everything that is kept, ordered by id. Only before the first write. Items are owned by the callee. */
 int store_load(Store *s, void (*each)(void *userdata, StoreItem *item), void *userdata);
-uint32_t store_last_id(const Store *s); /* the highest id that was ever put; 0: none */
+uint32_t store_last_id(const Store *s); /* none above it was ever put or reserved; 0: none at all */
+/* An id is about to be used, put or not: no hostd after this one will give it to another job. */
+void store_reserve_id(Store *s, uint32_t id);
 
 void store_put(Store *s, const StoreItem *item, StoreDone done,
                void *userdata); /* replaces one of the same id */

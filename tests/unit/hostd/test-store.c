@@ -142,6 +142,22 @@ START_TEST(test_removed_is_gone_and_its_id_not_given_again)
 }
 END_TEST
 
+START_TEST(test_ids_that_were_only_used_are_not_given_again)
+{
+        Store *s = opened();
+
+        for (uint32_t id = 1; id <= 250; id++)
+                store_reserve_id(s, id);
+        ck_assert_uint_ge(store_last_id(s), 250);
+        (void)store_free(s);
+        s = opened();
+        ck_assert_uint_ge(store_last_id(s), 250);
+        ck_assert_uint_lt(store_last_id(s), 500);
+        store_reserve_id(s, UINT32_MAX); /* they begin anew */
+        (void)store_free(s);
+}
+END_TEST
+
 static void on_done(void *userdata, int r)
 {
         int *n = userdata;
@@ -282,6 +298,7 @@ int main(void)
         tcase_set_timeout(t, 60);
         tcase_add_test(t, test_comes_back);
         tcase_add_test(t, test_removed_is_gone_and_its_id_not_given_again);
+        tcase_add_test(t, test_ids_that_were_only_used_are_not_given_again);
         tcase_add_test(t, test_told_when_on_disk);
         tcase_add_test(t, test_survives_kill);
         tcase_add_test(t, test_marks_are_answered_at_once);
