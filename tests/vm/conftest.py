@@ -2,19 +2,24 @@
 """Fixtures of the tests on real virtual machines. One lab and one machine are shared by the tests of a module."""
 
 import os
+import random
 import signal
 import sys
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../peer"))
 
+from lab import bare  # noqa: E402
 from lab.host import Lab  # noqa: E402
+from lab.load import Load, Pinger  # noqa: E402
 
 
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="fewer rounds, nothing slow")
     parser.addoption("--rounds", type=int, help="how often recovery is tried (20, quick: 3)")
+    parser.addoption("--seed", help="of the faults' moments: what a failure has printed")
     parser.addoption("--messages", type=int, default=5000, help="how many each way, in the flood (5000)")
     parser.addoption("--commands", type=int, default=300, help="how many run one after the other, in the leak test (300)")
 
@@ -38,6 +43,14 @@ def rounds(request):
     return request.config.getoption("--rounds") or (3 if request.config.getoption("--quick") else 20)
 
 
+@pytest.fixture
+def rng(request):
+    """Chance that can be had again: --seed."""
+    seed = request.config.getoption("--seed") or f"{random.SystemRandom().randrange(1 << 32):x}"
+    print(f"--seed {seed}")
+    return random.Random(f"{seed} {request.node.name}")
+
+
 @pytest.fixture(scope="module")
 def bare_lab():
     """A bus and a libvirtd."""
@@ -59,6 +72,35 @@ def vm(lab):
     domain = lab.domain("lab")
     lab.client.wait_ready("lab", 90)
     return domain
+
+
+@pytest.fixture(scope="module")
+def bare_vm(lab):
+    """A guest that has bare ports too, and another one, called other, beside it."""
+    image = bare.image(lab)
+    lab.domain("other", image, memory=256)
+    domain = lab.domain("lab", image, channels=bare.CHANNELS)
+    lab.client.wait_ready("lab", 90)
+    lab.client.wait_ready("other", 90)
+    return domain
+
+
+@pytest.fixture
+def load(lab, vm):
+    lab.client.wait_ready("lab", 60)
+    load = Load(lab)
+    yield load
+    load.ends.set()
+
+
+@pytest.fixture
+def undisturbed(lab, bare_vm):
+    """The other machine, pinged throughout: not one error."""
+    lab.client.wait_ready("other", 60)
+    pinger = Pinger(lab.bus.address, "other", strict=True, pause=0.05)
+    yield pinger
+    pinger.stop()
+    assert pinger.n_good > 0
 
 
 @pytest.fixture

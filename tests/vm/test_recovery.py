@@ -1,52 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whatever restarts, the guest is ready again by itself, within two seconds of its daemon being up, while somebody pings."""
+"""Whatever restarts, many times over: the guest is ready again by itself, within two seconds of its daemon being up, while
+somebody pings. Single faults of every kind are in test_faults.py."""
 
-import os
-import signal
 import socket
-import threading
 import time
 
 import pytest
 
-from lab.bus import BusError, Client
+from lab.bus import BusError
+from lab.load import Pinger, ready_again
 from lab.need import eventually
 from lab.virt import CONTROL
 
 LIMIT = 2.0
-
-
-class Pinger:
-    """Pings all the time, from a connection of its own, and minds no error that says why."""
-
-    KNOWN = ("NotReady", "Interrupted", "Timeout", "NoSuchGuest", "NoChannel", "ChannelBusy")
-
-    def __init__(self, address, name):
-        self.address, self.name = address, name
-        self.n_good, self.strange = 0, []
-        self.ends = threading.Event()
-        self.thread = threading.Thread(target=self._work)
-        self.thread.start()
-
-    def _work(self):
-        client = Client(self.address)
-        while not self.ends.is_set():
-            try:
-                client.ping(self.name, timeout=20)
-                self.n_good += 1
-                time.sleep(0.01)
-            except BusError as e:
-                # Without hostd the bus answers in its place.
-                if e.name not in self.KNOWN and not e.name.startswith("org.freedesktop.DBus.Error."):
-                    self.strange.append(str(e))
-                time.sleep(0.05)
-        client.close()
-
-    def stop(self):
-        self.ends.set()
-        self.thread.join(30)
-        assert not self.thread.is_alive(), "a Ping hangs"
-        assert not self.strange, self.strange
 
 
 @pytest.fixture
@@ -55,17 +21,6 @@ def pinger(lab, vm):
     p = Pinger(lab.bus.address, "lab")
     yield p
     p.stop()
-
-
-def ready_again(client, since, limit=LIMIT):
-    """A Ping succeeds not later than that."""
-    while True:
-        try:
-            client.ping("lab", timeout=20)
-            return time.monotonic() - since
-        except BusError as e:
-            assert time.monotonic() - since < limit, f"after {time.monotonic() - since:.1f} s: {e}"
-            time.sleep(0.02)
 
 
 def boot_id(client):
@@ -136,17 +91,6 @@ def test_reset(lab, vm, client, pinger, rounds):
         assert boot_id(client) != before
 
 
-def test_reboot(lab, vm, client, pinger):
-    """From within; no event but the guest's own."""
-    before, starts = boot_id(client), vm.guestd_starts()
-    try:
-        client.run("lab", "reboot", "-f", wait=20)
-    except BusError:
-        pass
-    ready_again(client, vm.wait_guestd(starts))
-    assert boot_id(client) != before
-
-
 def test_destroy_and_start(lab, vm, client, pinger, rounds):
     for _ in range(rounds):
         starts, path = vm.guestd_starts(), vm.channel_path(CONTROL)
@@ -155,24 +99,6 @@ def test_destroy_and_start(lab, vm, client, pinger, rounds):
         vm.start()
         assert vm.channel_path(CONTROL) != path
         ready_again(client, vm.wait_guestd(starts))
-
-
-def test_qemu_killed(lab, vm, client, pinger):
-    starts = vm.guestd_starts()
-    os.kill(vm.qemu_pid(), signal.SIGKILL)
-    lab.wait_state("lab", "off", 10)
-    vm.start()
-    ready_again(client, vm.wait_guestd(starts))
-
-
-def test_hostd_killed_while_paused(lab, vm, client, pinger):
-    """The case in which QEMU never tells the guest that its host has gone."""
-    vm.suspend()
-    lab.hostd.restart()
-    lab.wait_state("lab", "paused", 10)
-    vm.resume()
-    # One deaf connection is to be expected, and found out: VIRTIO-SERIAL's 2.8.
-    ready_again(client, time.monotonic(), 8)
 
 
 def test_another_holds_the_socket(lab, vm, client):

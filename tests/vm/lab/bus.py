@@ -44,13 +44,13 @@ class BusError(Exception):
 
 
 class BusDaemon:
-    def __init__(self, place):
-        self.socket = place.file("bus")
+    def __init__(self, place, name="bus"):
+        self.socket = place.file(name)
         self.address = f"unix:path={self.socket}"
-        config = place.file("bus.conf")
+        config = place.file(name + ".conf")
         with open(config, "w") as file:
             file.write(CONFIG.format(path=self.socket))
-        self.process = place.start("bus", [tool("dbus-daemon"), "--config-file", config, "--nofork", "--nopidfile"])
+        self.process = place.start(name, [tool("dbus-daemon"), "--config-file", config, "--nofork", "--nopidfile"])
         eventually(lambda: os.path.exists(self.socket), 10, "the bus")
 
 
@@ -116,14 +116,18 @@ class Client:
     def get_all(self, path, interface):
         return self.call(path, "org.freedesktop.DBus.Properties", "GetAll", "(s)", interface)
 
+    def heard(self):
+        """All signals so far: time, path, name, arguments."""
+        context = GLib.MainContext.default()
+        while context.pending():
+            context.iteration(False)
+        return self.signals
+
     def wait_signal(self, matches, timeout=10, since=0):
         """Runs the loop until matches(path, signal, args) is true of a signal that came after `since`."""
         deadline = time.monotonic() + timeout
-        context = GLib.MainContext.default()
         while True:
-            while context.pending():
-                context.iteration(False)
-            for at, path, signal, args in self.signals:
+            for at, path, signal, args in self.heard():
                 if at >= since and matches(path, signal, args):
                     return path, signal, args
             if time.monotonic() > deadline:
@@ -165,10 +169,15 @@ class Client:
     def run(self, name, *argv, wait=60, **opts):
         return self.manager("Run", "(sasa{sv})", name, list(argv), options(**opts), timeout=wait)
 
+    def guestd_pid(self, name):
+        """Of the daemon; those that supervise commands have its name too, and outlive it."""
+        return self.run(name, "sh", "-c", "for p in $(pidof vmferry-guestd); do"
+                        " grep -q lab-supervise /proc/$(awk '/^PPid/ {print $2}' /proc/$p/status)/cmdline && echo $p; done")[1].strip()
+
     def kill_guestd(self, name):
-        """As a crash would: the daemon, the oldest of its processes. The command dies with who would tell of it."""
+        """As a crash would. The command dies with who would tell of it."""
         try:
-            self.run(name, "sh", "-c", "kill -9 $(pidof vmferry-guestd | tr ' ' '\\n' | sort -n | head -n 1)", wait=20)
+            self.run(name, "kill", "-9", self.guestd_pid(name), wait=20)
         except BusError as e:
             assert e.name in ("Interrupted", "NotReady", "Timeout"), str(e)
 

@@ -13,12 +13,13 @@ EXT4 = ("crc16", "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "virt
 
 
 class Hostd:
-    def __init__(self, place, address, uri, config=""):
+    def __init__(self, place, address, uri, config="", name="hostd"):
         self.place = place
+        self.name = name
         self.program = built("src/hostd/vmferry-hostd")
-        self.home = place.directory("hostd")
-        for name in "run", "cfg/vmferry", "state":
-            place.directory("hostd", name, mode=0o700)
+        self.home = place.directory(name)
+        for part in "run", "cfg/vmferry", "state":
+            place.directory(name, part, mode=0o700)
         self.address = address
         self.env = place.environment(self.home, DBUS_SESSION_BUS_ADDRESS=address,
                                      VMFERRY_WORKER=os.path.join(build_dir(), "src/worker/vmferry-worker"))
@@ -30,13 +31,13 @@ class Hostd:
             file.write("[Host]\n" + text)
 
     def start(self):
-        self.process = self.place.start("hostd", [self.program, "--user"], env=self.env, cwd=self.home)
+        self.process = self.place.start(self.name, [self.program, "--user"], env=self.env, cwd=self.home)
         client = Client(self.address)
         eventually(lambda: self._owned(client), 20, "hostd on the bus")
         client.close()
 
     def _owned(self, client):
-        assert self.process.poll() is None, f"hostd ended: {self.place.log('hostd')[-2000:]}"
+        assert self.process.poll() is None, f"hostd ended: {self.place.log(self.name)[-2000:]}"
         return client.call("/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner", "(s)", NAME,
                            destination="org.freedesktop.DBus")
 

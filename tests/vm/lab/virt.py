@@ -44,14 +44,17 @@ class Image:
 
 
 class Libvirtd:
-    def __init__(self, place):
+    def __init__(self, place, name="lv"):
+        """name: of its directory. Each has a host UUID of its own, so that a domain can go from one to the other."""
         self.place = place
         self.program = tool("libvirtd")
         self.virsh_program = tool("virsh")
         tool("qemu-system-x86_64")
-        self.home = place.directory("lv", mode=0o755, owned=True)
-        for name in "run", "cfg", "cache":
-            place.directory("lv", name, mode=0o700 if name == "run" else 0o755, owned=True)
+        self.home = place.directory(name, mode=0o755, owned=True)
+        for part in "run", "cfg", "cfg/libvirt", "cache":
+            place.directory(name, part, mode=0o700 if part == "run" else 0o755, owned=True)
+        with open(os.path.join(self.home, "cfg/libvirt/libvirtd.conf"), "w") as file:
+            file.write(f'host_uuid = "{uuid.uuid4()}"\n')
         self.socket = os.path.join(self.home, "run/libvirt/libvirt-sock")
         self.uri = f"qemu:///session?socket={self.socket}"
         self.env = place.environment(self.home)
@@ -112,7 +115,8 @@ def domain_xml(name, uuid, kernel, initramfs, console, memory=512, channels=((CO
         source = f"<source mode='bind' path={quoteattr(path)}/>" if path else ""
         devices += f"<channel type='unix'>{source}<target type='virtio' name={quoteattr(channel)}/></channel>"
     for i, disk in enumerate(disks):
-        devices += (f"<disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe'/>"
+        kind = "qcow2" if disk.endswith(".qcow2") else "raw"
+        devices += (f"<disk type='file' device='disk'><driver name='qemu' type='{kind}' cache='unsafe'/>"
                     f"<source file={quoteattr(disk)}/><target dev='vd{chr(97 + i)}' bus='virtio'/></disk>")
     # append: the boots of one domain, one after the other, write one file.
     return f"""<domain type='qemu'>
