@@ -11,6 +11,17 @@
 #include "proto/message.h"
 #include "proto/name.h"
 
+/* Never one of an earlier hostd's: somebody may wait for that. */
+uint32_t jobs_next_id(Jobs *js)
+{
+        do
+                js->last_id = js->last_id == UINT32_MAX ? 1 : js->last_id + 1;
+        while (entry_find(js, js->last_id));
+        if (js->store)
+                store_reserve_id(js->store, js->last_id);
+        return js->last_id;
+}
+
 #define WIRE_ID "wire_id"
 
 Store *jobs_store(Jobs *js)

@@ -385,16 +385,6 @@ static void random_id(char ret[static 33])
                 (void)snprintf(ret + i, 9, "%08" PRIx32, g_random_int());
 }
 
-uint32_t jobs_next_id(Jobs *js)
-{
-        do
-                js->last_id = js->last_id == UINT32_MAX ? 1 : js->last_id + 1;
-        while (entry_find(js, js->last_id));
-        if (js->store)
-                store_reserve_id(js->store, js->last_id);
-        return js->last_id;
-}
-
 Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *uuid, const char *name,
                  const Caller *caller, const char *source, const char *destination, const JobOps *ops,
                  void *userdata)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A bare virtio-serial port in a lab guest, without vmferry. "hold" keeps ports open for as long as the guest runs and hands
- * the same open file to whoever asks, so that single commands can look at what a long-lived program would see.
+ * A bare virtio-serial port in a lab guest, without vmferry. "hold" keeps ports open for as long as the
+ * guest runs and hands the same open file to whoever asks, so that single commands can look at what a
+ * long-lived program would see.
  *
  *   bare hold PORT...            bare PORT open | close | poll | spin MSEC | read | write BYTES BLOCK
  *   bare kexec KERNEL INITRD     into another kernel, with the command line of this one
@@ -122,9 +123,12 @@ static int borrow(const char *name, char verb)
         int s = socket(AF_UNIX, SOCK_STREAM, 0), fd = -1;
         char answer, control[CMSG_SPACE(sizeof(int))];
         struct iovec iov = { &answer, 1 };
-        struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+        struct msghdr m = {
+                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+        };
 
-        if (connect(s, (struct sockaddr *)&sa, sizeof(sa)) < 0 || write(s, &verb, 1) != 1 || recvmsg(s, &m, 0) != 1)
+        if (connect(s, (struct sockaddr *)&sa, sizeof(sa)) < 0 || write(s, &verb, 1) != 1 ||
+            recvmsg(s, &m, 0) != 1)
                 die(name);
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))
                 memcpy(&fd, CMSG_DATA(c), sizeof(fd));
@@ -145,7 +149,8 @@ static void show_flags(int fd)
         struct pollfd p = { .fd = fd, .events = POLLIN | POLLOUT };
 
         poll(&p, 1, 0);
-        printf("%s%s%s\n", p.revents & POLLIN ? "IN " : "", p.revents & POLLOUT ? "OUT " : "", p.revents & POLLHUP ? "HUP " : "");
+        printf("%s%s%s\n", p.revents & POLLIN ? "IN " : "", p.revents & POLLOUT ? "OUT " : "",
+               p.revents & POLLHUP ? "HUP " : "");
 }
 
 static void spin(int fd, int msec)
@@ -206,7 +211,8 @@ static void change_kernel(const char *kernel, const char *initrd)
         if (!f || !fgets(line, sizeof(line), f))
                 die("/proc/cmdline");
         line[strcspn(line, "\n")] = 0;
-        if (syscall(SYS_kexec_file_load, open(kernel, O_RDONLY), open(initrd, O_RDONLY), strlen(line) + 1, line, 0L) < 0)
+        if (syscall(SYS_kexec_file_load, open(kernel, O_RDONLY), open(initrd, O_RDONLY), strlen(line) + 1,
+                    line, 0L) < 0)
                 die("kexec_file_load");
         /* Whoever called this is to hear that it worked so far. */
         if (fork() > 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Preloaded, it moves CLOCK_REALTIME of one process by the seconds that stand in the file $LAB_STEP, and no other clock: what
- * a step of the machine's clock would look like to it.
+ * Preloaded, it moves CLOCK_REALTIME of one process by the seconds that stand in the file $LAB_STEP, and no
+ * other clock: what a step of the machine's clock would look like to it.
  */
 
 #define _GNU_SOURCE
