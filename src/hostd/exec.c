@@ -414,8 +414,6 @@ static void on_started(void *userdata, WireError error, const char *text, const 
         check_end(p);
 }
 
-static void ask_for_it(Process *p, int64_t from);
-
 static void on_listed(void *userdata, WireError error, const char *text, const Message *m)
 {
         Process *p = userdata;
@@ -425,7 +423,6 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
                 return; /* the next session will be asked again */
         json_object *list = message_obj(m->json, "processes");
         size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
-        int64_t next = message_int(m->json, "next", 0);
 
         for (size_t i = 0; i < n; i++) {
                 json_object *o = json_object_array_get_idx(list, i);
@@ -436,9 +433,7 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
                         set_exit(p, o);
                 return;
         }
-        if (next > 0)
-                ask_for_it(p, next);
-        if (p->exited || next > 0)
+        if (p->exited)
                 return;
         set_error(p, WIRE_INTERRUPTED, "The guest was restarted, or its daemon, and the process with it");
         cancel_streams(p, p->error, p->text);
@@ -446,12 +441,10 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
 }
 
 /* The session is a new one: what was told while there was none is asked for. */
-static void ask_for_it(Process *p, int64_t from)
+static void ask_for_it(Process *p)
 {
         json_object *o = exec_request_new("process.list", p->job->wire_id);
 
-        if (from > 0)
-                json_object_object_add(o, "from", json_object_new_int64(from));
         p->listing = guest_request(p->job->guest, o, NULL, 0, LIST_TIMEOUT_USEC, on_listed, p);
 }
 
@@ -471,7 +464,7 @@ static void on_guest_state(void *userdata, Job *j)
                 if (p->ending != IN_TIME)
                         (void)exec_tell_signal(j, p->ending == KILLED ? SIGKILL : SIGTERM);
                 if (p->listing == 0)
-                        ask_for_it(p, 0);
+                        ask_for_it(p);
         } else if (j->detached)
                 job_set_state(p->jobs, j, JOB_WAITING);
 }

@@ -191,8 +191,6 @@ static void command_exited(QueueItem *i, Job *j, json_object *o)
                                     : NULL);
 }
 
-static void ask_list(QueueItem *i, Job *j, int64_t from);
-
 /* It was started before, by a hostd that did not hear of it: what became of it? */
 static void on_listed(void *userdata, WireError error, const char *text, const Message *m)
 {
@@ -208,7 +206,6 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
         }
         json_object *list = message_obj(m->json, "processes");
         size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
-        int64_t next = message_int(m->json, "next", 0);
 
         for (size_t k = 0; k < n; k++) {
                 json_object *o = json_object_array_get_idx(list, k);
@@ -218,18 +215,15 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
                         command_exited(i, j, o);
                 return; /* else its end will be told */
         }
-        if (next > 0 && n > 0)
-                ask_list(i, j, next);
-        else
-                command_end(i, j, WIRE_INTERRUPTED,
-                            "It was started once, and the guest was restarted since: its end is not known");
+        command_end(i, j, WIRE_INTERRUPTED,
+                    "It was started once, and the guest was restarted since: its end is not known");
 }
 
-static void ask_list(QueueItem *i, Job *j, int64_t from)
+/* For this one alone: what the guest says of further pages is not followed. */
+static void ask_list(QueueItem *i, Job *j)
 {
         json_object *o = request_new("process.list", j);
 
-        json_object_object_add(o, "from", json_object_new_int64(from));
         i->request = guest_request(j->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_listed, ref_new(i));
 }
 
@@ -257,7 +251,7 @@ static void on_started(void *userdata, WireError error, const char *text, const 
         if (i->is_cancelled)
                 tell_guest(j, "process.kill", SIGTERM);
         if (error == WIRE_EXISTS || message_bool(m->json, "duplicate", false))
-                ask_list(i, j, 0);
+                ask_list(i, j);
 }
 
 static void show_process(QueueItem *i, Job *j)
