@@ -167,6 +167,10 @@ void domain_xml_read_channels(Domain *d, const char *untrusted_xml, const char *
                         "it %s%s%s%s", no_control ? no_control : no_data,
                         no_control && no_data ? " and " : "", no_control && no_data ? no_data : "",
                         !control || !data ? "; \"vmferry enable\" adds what is missing" : "");
+        else if (str_eq(d->control_socket, d->data_socket)) {
+                d->channel_reason = g_strdup("both its channels have the same socket; each needs its own");
+                g_clear_pointer(&d->data_socket, g_free);
+        }
 }
 
 static char *node_format(xmlDoc *doc, xmlNode *node)
@@ -257,7 +261,8 @@ static int edit_add(xmlDoc *doc, const xmlXPathObject *channels, xmlNode *device
 
         if (channel)
                 return node_has(channel, "type", "unix") &&
-                                       node_has(node_child(channel, "target"), "type", "virtio")
+                                       node_has(node_child(channel, "target"), "type", "virtio") &&
+                                       !node_has(node_child(channel, "source"), "mode", "connect")
                                ? 0
                                : -EEXIST;
         text = channel_format(name);

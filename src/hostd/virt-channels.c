@@ -63,7 +63,7 @@ static VirtChannels plan_failed(const Change *c, int r, const char *shown)
                 return result(
                         WIRE_EXISTS,
                         "Domain '%s' has a channel named \"%s\" or \"%s\" that is no virtio channel with a "
-                        "Unix socket; change it with \"virsh edit\"",
+                        "Unix socket in mode 'bind'; change it with \"virsh edit\"",
                         shown, c->names[0], c->names[1]);
         return result(WIRE_FAILED, "The XML of domain '%s' cannot be edited: %s", shown, strerror(-r));
 }

@@ -62,6 +62,7 @@ START_TEST(test_reasons)
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel type='unix'><source mode='bind' path='relative'/>"
                                                 "<target type='virtio' name='" CTL "'/></channel>"),
                   "without the path" },
+                { DOMAIN_OF(CHANNEL(DATA, "/same") CHANNEL(CTL, "/same")), "each needs its own" },
                 { DOMAIN_OF(CHANNEL(DATA, "/d") "<channel/><channel><target/></channel>"), "no channel" },
                 { "<domain", "cannot be read" },
                 { "", "cannot be read" },
@@ -169,6 +170,11 @@ START_TEST(test_edit_refused)
         ck_assert_int_eq(domain_xml_edit("junk", true, CTL, DATA, &e), -EBADMSG);
         ck_assert_int_eq(domain_xml_edit(DOMAIN_OF("<channel type='pty'><target type='virtio' name='" CTL
                                                    "'/></channel>"),
+                                         true, CTL, DATA, &e),
+                         -EEXIST);
+        domain_xml_edit_done(&e);
+        ck_assert_int_eq(domain_xml_edit(DOMAIN_OF("<channel type='unix'><source mode='connect' path='/c'/>"
+                                                   "<target type='virtio' name='" CTL "'/></channel>"),
                                          true, CTL, DATA, &e),
                          -EEXIST);
         domain_xml_edit_done(&e);
