@@ -263,7 +263,8 @@ static void step_transfer(Run *run, Guest *g, const ActionStep *s, bool queue, v
         Job *j;
 
         if (queue) {
-                queue_push(as->queue, g, as->caller, s->from, s->to, &o, &(QueueOptions){}, on_queued, ref);
+                queue_transfer(as->queue, JOB_PUSH, g, as->caller, s->from, s->to, &o, &(QueueOptions){},
+                               on_queued, ref);
                 return;
         }
         if (transfer_start(as->jobs, is_push ? JOB_PUSH : JOB_PULL, g, as->caller, is_push ? s->from : s->to,

@@ -432,13 +432,13 @@ static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobK
                 .resume = o.resume,
                 .detach = !with_fd,
         };
-        if (o.queue && (with_fd || kind != JOB_PUSH))
-                return bus_error_set(error, WIRE_UNSUPPORTED, "%s cannot be queued; Push of a path can",
-                                     sd_bus_message_get_member(m));
+        if (o.queue && with_fd)
+                return bus_error_set(error, WIRE_UNSUPPORTED, "%s cannot be queued; %s of a path can",
+                                     sd_bus_message_get_member(m), kind == JOB_PUSH ? "Push" : "Pull");
         if (o.queue) {
-                queue_push(b->queue, g, caller, host_path, guest_path, &options,
-                           &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued,
-                           sd_bus_message_ref(m));
+                queue_transfer(b->queue, kind, g, caller, host_path, guest_path, &options,
+                               &(QueueOptions){ .ttl_usec = o.ttl, .key = o.key }, bus_on_queued,
+                               sd_bus_message_ref(m));
                 return 1;
         }
         if (with_fd && (fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)) < 0)

@@ -348,7 +348,7 @@ void item_run(QueueItem *i, Guest *g)
         Job *j = item_job(i);
 
         i->is_running = true;
-        if (j->kind == JOB_PUSH) {
+        if (j->kind == JOB_PUSH || j->kind == JOB_PULL) {
                 jobs_release(js, j);
                 return;
         }

@@ -474,8 +474,9 @@ void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *
             options, done, userdata);
 }
 
-void queue_push(Queue *q, Guest *g, const Caller *caller, const char *host_path, const char *guest_path,
-                const TransferOptions *transfer, const QueueOptions *options, QueueDone done, void *userdata)
+void queue_transfer(Queue *q, JobKind kind, Guest *g, const Caller *caller, const char *host_path,
+                    const char *guest_path, const TransferOptions *transfer, const QueueOptions *options,
+                    QueueDone done, void *userdata)
 {
         g_autofree char *text = NULL;
         WireError error = transfer_check(g, host_path, guest_path, &text);
@@ -488,7 +489,7 @@ void queue_push(Queue *q, Guest *g, const Caller *caller, const char *host_path,
         }
         if (!may_add(q, g, caller, options, done, userdata))
                 return;
-        error = transfer_queue(q->jobs, JOB_PUSH, g, caller, host_path, guest_path, transfer, &j, &params,
+        error = transfer_queue(q->jobs, kind, g, caller, host_path, guest_path, transfer, &j, &params,
                                &text);
         if (error != WIRE_OK) {
                 g_autofree char *uid = uid_key(caller->uid);
@@ -508,7 +509,7 @@ int queue_restore(Queue *q, const StoreItem *item)
         QueueItem *i = g_new0(QueueItem, 1);
         Job *j = NULL;
 
-        if (item->kind == JOB_PUSH)
+        if (item->kind == JOB_PUSH || item->kind == JOB_PULL)
                 (void)transfer_restore(q->jobs, item, &j);
         else if (item->kind == JOB_SEND && name_is_topic(topic)) {
                 j = jobs_restore(q->jobs, item, topic, "", &queue_message_ops, q);

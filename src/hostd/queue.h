@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What is meant for a guest that is off or booting: messages, commands and pushes, written down (store.h)
+ * What is meant for a guest that is off or booting: messages, commands and transfers, written down (store.h)
  * and carried out in order, one after the other, each once, when the guest is ready, or failed when their
  * time is over. An item is a job.
  */
@@ -33,9 +33,9 @@ void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const
 /* Its output is dropped, its exit status is the job's. exec_check_command() was passed. */
 void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *argv,
                    const ExecOptions *exec, const QueueOptions *options, QueueDone done, void *userdata);
-void queue_push(Queue *q, Guest *g, const Caller *caller, const char *host_path, const char *guest_path,
-                const TransferOptions *transfer, const QueueOptions *options, QueueDone done,
-                void *userdata);
+void queue_transfer(Queue *q, JobKind kind, Guest *g, const Caller *caller, const char *host_path,
+                    const char *guest_path, const TransferOptions *transfer, const QueueOptions *options,
+                    QueueDone done, void *userdata);
 
 uint32_t queue_length(const Queue *q, const char *guest_uuid);
 /* In order. description is a sentence fit for the bus; created_at and expires_at in µs since the epoch, 0:
