@@ -494,6 +494,7 @@ static void on_start(void *userdata, Job *j)
         }
         t->active = true;
         t->n_attempts++;
+        loop_timer_set(t->timer, USEC_INFINITY, 0); /* the guest was back before the pause was over */
 
         o = packet_new(job_kind_to_string(j->kind));
         opener_identify(o, j->caller);
