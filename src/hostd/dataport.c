@@ -58,7 +58,8 @@ struct Dataport {
         unsigned n_attempts;
         uint64_t connected_usec;
         char *stop_text;
-        uint64_t n_sent, n_received; /* of threads that have ended */
+        DataCounters counters; /* of threads that have ended */
+        uint64_t n_reconnects;
 };
 
 static void dataport_kick(Dataport *p);
@@ -218,6 +219,7 @@ static void on_silent(void *userdata)
                 return;
         why = g_strdup_printf("Guest %s has stopped answering on its data port", guest_name(p->guest));
         log_guest(LOG_WARNING, guest_uuid(p->guest), guest_name(p->guest), 0, "%s; connecting anew", why);
+        p->n_reconnects++;
         dataport_reset(p, why);
 }
 
@@ -225,8 +227,7 @@ static void dataport_drop_thread(Dataport *p)
 {
         if (!p->thread)
                 return;
-        p->n_sent += datathread_bytes_sent(p->thread);
-        p->n_received += datathread_bytes_received(p->thread);
+        datathread_count(p->thread, &p->counters);
         p->thread = datathread_detach(p->thread);
 }
 
@@ -243,6 +244,7 @@ static void dataport_retry(Dataport *p, WireError error, const char *why)
 
         p->state = DATAPORT_CLOSED;
         if (++p->n_attempts < ATTEMPTS_MAX) {
+                p->n_reconnects++;
                 dataport_pause(p, CONNECT_GAP_USEC << p->n_attempts);
                 return;
         }
@@ -527,14 +529,17 @@ void dataport_reset(Dataport *p, const char *why)
         loop_timer_set(p->timer, fs_now_usec() + STOP_TIMEOUT_USEC, 0);
 }
 
-uint64_t dataport_bytes_sent(const Dataport *p)
+void dataport_count(const Dataport *p, GuestCounters *c)
 {
-        return p->n_sent + (p->thread ? datathread_bytes_sent(p->thread) : 0);
-}
+        DataCounters all = p->counters;
 
-uint64_t dataport_bytes_received(const Dataport *p)
-{
-        return p->n_received + (p->thread ? datathread_bytes_received(p->thread) : 0);
+        if (p->thread)
+                datathread_count(p->thread, &all);
+        c->n_bytes_sent += all.n_bytes_sent;
+        c->n_bytes_received += all.n_bytes_received;
+        c->n_resyncs += all.n_resyncs;
+        c->n_frames_dropped += all.n_frames_dropped;
+        c->n_reconnects += p->n_reconnects;
 }
 
 size_t dataport_n_streams(const Dataport *p)

@@ -18,6 +18,5 @@ GuestStream *dataport_open_stream(Dataport *p, const GuestStreamConfig *config);
 /* The guest's session is gone, or its socket path has changed: give up the connection; streams end with
  * Interrupted. */
 void dataport_reset(Dataport *p, const char *why);
-uint64_t dataport_bytes_sent(const Dataport *p);
-uint64_t dataport_bytes_received(const Dataport *p);
+void dataport_count(const Dataport *p, GuestCounters *c); /* adds its own */
 size_t dataport_n_streams(const Dataport *p);

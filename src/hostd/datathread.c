@@ -61,7 +61,7 @@ struct DataThread {
         atomic_uint n_refs; /* the main thread's, the thread's own, one for each news under way */
         GAsyncQueue *commands;
         int wake_fd;
-        _Atomic uint64_t n_sent, n_received;
+        _Atomic uint64_t n_sent, n_received, n_resyncs, n_dropped;
 
         /* main thread */
         const DataThreadOps *ops; /* NULL: detached */
@@ -285,6 +285,8 @@ static void on_turn(void *userdata, bool woken)
 
         atomic_store_explicit(&t->n_sent, counters->n_bytes_sent, memory_order_relaxed);
         atomic_store_explicit(&t->n_received, counters->n_bytes_received, memory_order_relaxed);
+        atomic_store_explicit(&t->n_resyncs, counters->frames.n_resync, memory_order_relaxed);
+        atomic_store_explicit(&t->n_dropped, counters->n_frames_dropped, memory_order_relaxed);
         if (!woken)
                 return;
         (void)!read(t->wake_fd, &unused, sizeof(unused));
@@ -454,12 +456,10 @@ void datathread_stop(DataThread *t)
         datathread_command(t, COMMAND_STOP, 0, NULL, -EBADF, -EBADF, false, WIRE_OK, NULL);
 }
 
-uint64_t datathread_bytes_sent(const DataThread *t)
+void datathread_count(const DataThread *t, DataCounters *c)
 {
-        return atomic_load_explicit(&t->n_sent, memory_order_relaxed);
-}
-
-uint64_t datathread_bytes_received(const DataThread *t)
-{
-        return atomic_load_explicit(&t->n_received, memory_order_relaxed);
+        c->n_bytes_sent += atomic_load_explicit(&t->n_sent, memory_order_relaxed);
+        c->n_bytes_received += atomic_load_explicit(&t->n_received, memory_order_relaxed);
+        c->n_resyncs += atomic_load_explicit(&t->n_resyncs, memory_order_relaxed);
+        c->n_frames_dropped += atomic_load_explicit(&t->n_dropped, memory_order_relaxed);
 }

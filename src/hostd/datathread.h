@@ -39,5 +39,8 @@ void datathread_open(DataThread *t, uint64_t stream, json_object *params, int in
                      bool watched);
 void datathread_reset(DataThread *t, uint64_t stream, WireError error, const char *text);
 void datathread_stop(DataThread *t);
-uint64_t datathread_bytes_sent(const DataThread *t);
-uint64_t datathread_bytes_received(const DataThread *t);
+/* Of its one connection; added to what stands there. */
+typedef struct DataCounters {
+        uint64_t n_bytes_sent, n_bytes_received, n_resyncs, n_frames_dropped;
+} DataCounters;
+void datathread_count(const DataThread *t, DataCounters *c);

@@ -306,8 +306,7 @@ const GuestCounters *guest_counters(const Guest *g)
 
         *shown = g->counters;
         link_count(g, shown);
-        shown->n_bytes_sent += dataport_bytes_sent(g->dataport);
-        shown->n_bytes_received += dataport_bytes_received(g->dataport);
+        dataport_count(g->dataport, shown);
         return shown;
 }
 

@@ -11,6 +11,8 @@
 #include "proto/message.h"
 #include "proto/name.h"
 
+#define WIRE_ID "wire_id"
+
 /* Never one of an earlier hostd's: somebody may wait for that. */
 uint32_t jobs_next_id(Jobs *js)
 {
@@ -21,8 +23,6 @@ uint32_t jobs_next_id(Jobs *js)
                 store_reserve_id(js->store, js->last_id);
         return js->last_id;
 }
-
-#define WIRE_ID "wire_id"
 
 Store *jobs_store(Jobs *js)
 {
