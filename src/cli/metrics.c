@@ -58,7 +58,7 @@ static void print_sample(json_object *guest, const char *name, const char *suffi
         print_label(json_str(guest, "Name"));
         printf("\",uuid=\"%s\"", json_str(guest, "Uuid"));
         if (state)
-                printf(",%s=\"%s\"", name, state);
+                printf(",state=\"%s\"", state);
         if (value == (double)(uint64_t)value)
                 printf("} %" PRIu64 "\n", (uint64_t)value);
         else
@@ -124,7 +124,8 @@ int command_metrics(Cli *c, int argc, char **argv)
         }
         print_head("vmferry_libvirt_connected", "gauge", NULL, "Whether hostd is connected to libvirt.");
         printf("vmferry_libvirt_connected %d\n", str_eq(json_str(manager, "LibvirtState"), "connected"));
-        print_head("vmferry_guest_state", "stateset", NULL, "The guest's state.");
+        /* No stateset: node_exporter reads Prometheus's older text format, which does not know that type. */
+        print_head("vmferry_guest_state", "gauge", NULL, "1 for the state that the guest is in.");
         for_each_guest(objects, print_state, NULL);
         for (size_t i = 0; i < ELEMENTSOF(metrics); i++) {
                 print_head(metrics[i].name, metrics[i].type, metrics[i].unit, metrics[i].help);

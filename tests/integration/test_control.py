@@ -311,6 +311,22 @@ def test_versions(host, client, liar, version):
     host.wait_well("liar")
 
 
+def test_journal_tells_why(host, client, liar):
+    """The state that a guest has settled in, with its reason; those that only pass by are not worth a line."""
+    def told(state):
+        return [line for line in host.log()[before:] if f"liar: The guest is {state}: " in line]
+
+    before = len(host.log())
+    liar.hello = {**liar.hello, "version": 7, "range": [7, 7]}
+    liar.control.hello_req()
+    eventually(lambda: told("incompatible"), 10, "a line on why")
+    assert all("version" in line for line in told("incompatible"))
+    liar.hello.pop("version")
+    liar.control.hello_req()
+    eventually(lambda: told("ready"), 10, "a line on its return")
+    assert len(told("incompatible")) == 1 and not told("connecting")
+
+
 def test_replies_that_lie(host, client, liar):
     """What answers a caller's request is judged, and the caller gets words that can be shown."""
     def answer(body, payload=None):

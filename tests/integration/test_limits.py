@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Callers have limits: the one past it is told which, nobody else is, and there is room again when something has ended."""
+
+import pytest
+from conftest import Host
+
+from lab.bus import NAME, PATH, BusError, GLib, options
+
+CONFIG = "MaxCallsPerGuest=4\nMaxJobs=3\nMaxQueuedPerGuest=2\nMaxTransfersPerGuest=1\n"
+
+
+@pytest.fixture(scope="module")
+def host():
+    host = Host(peers=("good", "liar"), domains={"off": ""}, config=CONFIG)
+    yield host
+    host.end()
+
+
+def many(client, n, method, signature, *arguments):
+    """n calls at once; [reply or the error's message]."""
+    results, context = [], GLib.MainContext.default()
+
+    def on_reply(connection, result):
+        try:
+            results.append(connection.call_finish(result).unpack())
+        except GLib.Error as error:
+            results.append(error.message)
+
+    for _ in range(n):
+        client.connection.call(NAME, PATH, NAME + ".Manager", method, GLib.Variant(signature, arguments), None, 0, 30000, None,
+                               on_reply)
+    while len(results) < n:
+        context.iteration(True)
+    return results
+
+
+def test_calls(host, client):
+    late = []
+    host.peers["liar"].serve["message.call"] = lambda port, ident, *_: late.append((port, ident))
+    client.connection.call(NAME, PATH, NAME + ".Manager", "Ping", GLib.Variant("(s)", ("good",)), None, 0, 1000, None, None)
+    results = many(client, 10, "Call", "(sssa{sv})", "liar", "t", "x", options(timeout=1_000_000))
+    refused = [r for r in results if "LimitsExceeded" in r]
+    assert len(refused) == 6 and all("MaxCallsPerGuest=" in r and "liar" in r for r in refused), results
+    assert client.message("good", "echo", "x") == "x"
+    host.peers["liar"].serve.clear()
+    assert client.message("liar", "echo", "again") == "again"
+
+
+def test_jobs(host, client):
+    """Three pulls that do not end: the fourth is refused, and one that is cancelled makes room."""
+    liar = host.peers["liar"]
+    liar.opens["pull"] = lambda port, s: None
+    started = [client.pull("liar", f"/f{i}", "/tmp/never") for i in range(3)]
+    with pytest.raises(BusError) as e:
+        client.pull("good", "/f", "/tmp/never")
+    assert e.value.name == "LimitsExceeded" and "MaxJobs=" in e.value.message
+    assert client.get(PATH, NAME + ".Manager", "JobCount") == 3
+    client.job(started[0][1], "Cancel")
+    client.wait_job(started[0][1], 10)
+    fourth = client.pull("good", "/f", "/tmp/never")
+    for _, path in [*started[1:], fourth]:
+        client.job(path, "Cancel")
+        client.wait_job(path, 10)
+    liar.opens.clear()
+
+
+def test_queued(host, client):
+    path = client.guest_path("off")
+    for i in range(2):
+        client.message("off", "t", f"{i}", method="Send", queue=True)
+    with pytest.raises(BusError) as e:
+        client.message("off", "t", "x", method="Send", queue=True)
+    assert e.value.name == "LimitsExceeded" and "MaxQueuedPerGuest=" in e.value.message
+    assert client.get(path, NAME + ".Guest", "QueueLength") == 2
