@@ -43,7 +43,7 @@ class Fleet:
         try:
             self.directory = self.place.directory("ch")
             self.bus = BusDaemon(self.place)
-            self.client = Client(self.bus.address)
+            self.client = Client(self.bus.address, signals=False)
             with open(self.place.file("node.xml"), "w") as file:
                 file.write(NODE.format(domains="".join(self.domain(f"g{i}") for i in range(n))))
             self.start_guests(**manners)
