@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <json-c/json.h>
 #include <systemd/sd-bus.h>
 
@@ -66,6 +67,8 @@ int command_metrics(Cli *c, int argc, char **argv);
 
 /* The reason, one line, on stderr; returns EXIT_FAILED. */
 int cli_fail(const char *format, ...) _printf_(1, 2);
+/* As it is but for controls, as \xNN: names are anybody's, and a line is to stay one. */
+void cli_print_text(FILE *f, const char *text);
 /* What was wrong with the words, and where to look; returns EXIT_USAGE. */
 int cli_usage(const char *command, const char *format, ...) _printf_(2, 3);
 /* Seconds, with a fraction, to microseconds. 0, -EINVAL. */

@@ -14,18 +14,32 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "cli/table.h"
 #include "cli/commands.h"
 
 int cli_fail(const char *format, ...)
 {
+        _cleanup_free_ char *text = NULL;
         va_list ap;
+        int n;
 
-        fputs("vmferry: ", stderr);
         va_start(ap, format);
-        vfprintf(stderr, format, ap);
+        n = vasprintf(&text, format, ap);
         va_end(ap);
+        fputs("vmferry: ", stderr);
+        if (n < 0)
+                text = NULL;
+        else
+                cli_print_text(stderr, text);
         fputc('\n', stderr);
         return EXIT_FAILED;
+}
+
+void cli_print_text(FILE *f, const char *text)
+{
+        _cleanup_free_ char *shown = format_text(text);
+
+        fputs(shown ? shown : "", f);
 }
 
 int cli_usage(const char *command, const char *format, ...)

@@ -186,12 +186,13 @@ static void monitor_text(const char *event, json_object *j)
                 const char *what = json_str(j, is_new ? "source" : "result"),
                            *more = json_str(j, is_new ? "destination" : "error_message");
 
-                printf("%s.%03ld  %s  job %" PRIu64 "  %s  %s%s%s\n", when, ts.tv_nsec / 1000000,
-                       json_str(j, "guest"), json_u64(j, "id"), json_str(j, "kind"), what,
-                       !more[0] ? ""
-                       : is_new ? " → "
-                                : ": ",
-                       more);
+                printf("%s.%03ld  %s  job %" PRIu64 "  %s  ", when, ts.tv_nsec / 1000000,
+                       json_str(j, "guest"), json_u64(j, "id"), json_str(j, "kind"));
+                cli_print_text(stdout, what);
+                if (more[0])
+                        fputs(is_new ? " → " : ": ", stdout);
+                cli_print_text(stdout, more);
+                putchar('\n');
         }
         fflush(stdout);
 }

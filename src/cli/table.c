@@ -45,7 +45,7 @@ void table_add(Table *t, const char *cell)
                 if (!t->cells)
                         abort();
         }
-        t->cells[t->n_cells] = strdup(cell && cell[0] ? cell : "-");
+        t->cells[t->n_cells] = format_text(cell && cell[0] ? cell : "-");
         if (!t->cells[t->n_cells++])
                 abort();
 }
@@ -75,6 +75,22 @@ void table_print(const Table *t)
                 else
                         printf("%*s", (int)(widths[column % 16] - cell_width(t->cells[i]) + 2), "");
         }
+}
+
+char *format_text(const char *text)
+{
+        char *shown = malloc(strlen(text) * 4 + 1), *to = shown;
+
+        for (const unsigned char *p = (const unsigned char *)text; shown && *p; p++)
+                if (*p < 0x20 || *p == 0x7f || (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)) {
+                        to += sprintf(to, "\\x%02x", *p);
+                        if (*p == 0xc2) /* U+0080 and on are controls too */
+                                to += sprintf(to, "\\x%02x", *++p);
+                } else
+                        *to++ = (char)*p;
+        if (shown)
+                *to = 0;
+        return shown;
 }
 
 const char *format_bytes(uint64_t n, char *buf, size_t size)

@@ -15,6 +15,9 @@ Table *table_free(Table *t);
 void table_add(Table *t, const char *cell); /* copied; cells fill rows from the left */
 void table_print(const Table *t);
 
+/* As it is but for controls, as \xNN: names are anybody's, and a line is to stay one. malloc'ed; NULL: no
+ * memory. */
+char *format_text(const char *text);
 /* "1.5 MiB". */
 const char *format_bytes(uint64_t n, char *buf, size_t size);
 /* "3d 4h", "5min 2s", "0.2s". */

@@ -106,6 +106,7 @@ def test_cp(lab, client, vm):
     lab.vmferry("cp", "lab:/srv/f", lab.scratch("into"), check=True)
     assert os.path.getsize(lab.scratch("into/f")) == 100_000
     one_line(lab.vmferry("cp", lab.scratch("missing"), "lab:/srv/x"))
+    assert "\x1b" not in one_line(lab.vmferry("cp", lab.scratch("missing\n\x1b[31m"), "lab:/srv/x"))
     one_line(lab.vmferry("cp", "lab:/srv/missing", lab.scratch("x")))
     assert lab.vmferry("cp", lab.scratch("f"), lab.scratch("g")).returncode == 2
 
