@@ -84,19 +84,31 @@ static void sweep_tree(int fd, const char *transfer_id)
         (void)walk_free(w);
 }
 
-void temporaries_sweep(const char *path, bool is_tree, const char *transfer_id)
+static bool has_mark(int dir_fd, const char *transfer_id)
 {
-        _cleanup_free_ char *name = NULL;
-        _cleanup_close_ int parent = fs_open_parent(path, &name);
-        int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        char mark[TEMPORARY_NAME_SIZE];
+
+        temporaries_format(mark, transfer_id, 0);
+        return dir_fd >= 0 && faccessat(dir_fd, mark, F_OK, AT_SYMLINK_NOFOLLOW) >= 0;
+}
+
+void temporaries_sweep(const char *path, const char *name, bool is_tree, const char *transfer_id)
+{
+        _cleanup_free_ char *last = NULL;
+        _cleanup_close_ int parent = fs_open_parent(path, &last);
+        _cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        bool is_root = name[0] == 0 || has_mark(parent, transfer_id);
+        int root;
 
         if (parent >= 0)
                 temporaries_remove(parent, transfer_id);
-        if (fd < 0)
+        if (dir < 0)
                 return;
-        temporaries_remove(fd, transfer_id);
-        if (is_tree)
-                sweep_tree(fd, transfer_id);
-        else
-                (void)fd_close(fd);
+        temporaries_remove(dir, transfer_id);
+        if (!is_tree)
+                return;
+        /* The directory may be / or a home: what was there before is not looked through. */
+        root = openat(dir, is_root ? "." : name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (root >= 0)
+                sweep_tree(root, transfer_id);
 }

@@ -18,5 +18,5 @@ bool temporaries_is(const char *name, char *ret_id);
 /* Removes those of a transfer from an open directory. */
 void temporaries_remove(int dir_fd, const char *transfer_id);
 /* What is left of a transfer at its destination: beside the path, in it, and where it was a tree anywhere
- * beneath. */
-void temporaries_sweep(const char *path, bool is_tree, const char *transfer_id);
+ * beneath its root, which is the path if the transfer had made that directory, or `name` in it. */
+void temporaries_sweep(const char *path, const char *name, bool is_tree, const char *transfer_id);

@@ -316,7 +316,7 @@ WireError carry_push_new(const Policy *policy, json_object *untrusted_params, Ca
         error = receiver_new(&config, &t->receiver, &text);
         if (error != WIRE_OK)
                 return push_refuse(t, error, text, ret_text);
-        leftovers_note(t->id, t->path, config.is_tree);
+        leftovers_note(t->id, t->path, config.name, config.is_tree);
         *ret_reply = NULL;
         *ret_ops = &push_ops;
         *ret_stream = TAKE(t);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A note is a file named like the transfer, with "tree" or "file" and the path in it.
+ * A note is a file named like the transfer, with "tree" or "file" and the path in it, and behind a NUL the
+ * source's name.
  */
 
 #include "guestd/leftovers.h"
@@ -19,7 +20,7 @@
 #include "proto/limits.h"
 #include "proto/name.h"
 
-#define NOTE_MAX (PATH_BYTES_MAX + 8)
+#define NOTE_MAX (PATH_BYTES_MAX + NAME_BYTES_MAX + 8)
 #define SWEPT_MAX 1024u /* at once; the rest at the next handshake */
 
 static const char *const dirs[] = { STATE_DIR, RUNTIME_DIR };
@@ -40,11 +41,14 @@ static int open_dir(const char *parent, bool make)
         return fd < 0 ? -errno : fd;
 }
 
-void leftovers_note(const char *id, const char *path, bool is_tree)
+void leftovers_note(const char *id, const char *path, const char *name, bool is_tree)
 {
         _cleanup_free_ char *text = NULL;
+        int n = -1;
 
-        if (!name_is_id(id) || asprintf(&text, "%s %s", is_tree ? "tree" : "file", path) < 0) {
+        if (name_is_id(id))
+                n = asprintf(&text, "%s %s%c%s", is_tree ? "tree" : "file", path, 0, name);
+        if (n < 0) {
                 text = NULL;
                 return;
         }
@@ -54,7 +58,7 @@ void leftovers_note(const char *id, const char *path, bool is_tree)
                         dir < 0 ? -EBADF
                                 : openat(dir, id, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
                                          0600);
-                if (fd >= 0 && fs_write_all(fd, text, strlen(text)) == 0)
+                if (fd >= 0 && fs_write_all(fd, text, (size_t)n) == 0)
                         return;
         }
         log_debug("Push %s is not noted: what it may leave stays", id);
@@ -100,6 +104,7 @@ static size_t find_dead(json_object *live, char (*ret)[TEMPORARY_ID_SIZE])
 static void sweep(const char *id)
 {
         char note[NOTE_MAX + 1];
+        const char *name;
 
         for (size_t i = 0; i < ELEMENTSOF(dirs); i++) {
                 _cleanup_close_ int dir = open_dir(dirs[i], false);
@@ -110,8 +115,10 @@ static void sweep(const char *id)
                 if (n < 5)
                         continue;
                 note[n] = 0;
-                if (name_is_absolute_path(note + 5))
-                        temporaries_sweep(note + 5, str_has_prefix(note, "tree"), id);
+                name = memchr(note, 0, (size_t)n);
+                name = name ? name + 1 : "";
+                if (name_is_absolute_path(note + 5) && !strchr(name, '/'))
+                        temporaries_sweep(note + 5, name, str_has_prefix(note, "tree"), id);
         }
         leftovers_drop(id);
 }

@@ -13,7 +13,7 @@
 
 /* Both are for any process of guestd; dirs as for Seen. A note that can't be written costs the cleaning
  * only. */
-void leftovers_note(const char *transfer_id, const char *path, bool is_tree);
+void leftovers_note(const char *transfer_id, const char *path, const char *name, bool is_tree);
 void leftovers_drop(const char *transfer_id);
 /* Removes, in a child, what was noted and is not among untrusted_live, an array of ids. */
 void leftovers_sweep(Loop *l, json_object *untrusted_live);

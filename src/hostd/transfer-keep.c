@@ -60,6 +60,7 @@ json_object *transfer_params_format(const Transfer *t)
         if (s->known) {
                 json_object *source = json_object_new_object();
                 put_bool(source, "tree", s->is_tree);
+                put_str(source, "name", t->name);
                 if (s->n_bytes <= INT64_MAX)
                         put_int(source, "bytes", (int64_t)s->n_bytes);
                 put_int(source, "inode", (int64_t)s->inode);
@@ -129,8 +130,10 @@ int transfer_restore(Jobs *js, const StoreItem *item, Job **ret)
         if (!t)
                 return -ENOMEM;
         t->n_attempts = item->is_queued && !source ? 0 : 1;
-        if (source)
+        if (source) {
                 source_parse(source, &t->source);
+                t->name = g_strdup(message_str(source, "name", NULL));
+        }
         j = jobs_restore(js, item, is_push ? shown : guest_path, is_push ? guest_path : shown, &transfer_ops,
                          t);
         if (!j)
@@ -201,6 +204,7 @@ void transfer_sweep(const Transfer *t)
         put_str(o, "do", "sweep");
         opener_identify(o, t->job->caller);
         put_str(o, "path", t->host_path);
+        put_str(o, "name", t->name);
         put_str(o, "transfer", t->job->wire_id);
         put_bool(o, "tree", t->source.is_tree);
         if (opener_send(*opener, o) < 0)

@@ -37,6 +37,7 @@ void transfer_drop(Transfer *t)
         fd_close(t->in_fd);
         fd_close(t->out_fd);
         g_free(t->host_path);
+        g_free(t->name);
         g_free(t->guest_path);
         g_free(t->owner);
         g_free(t->overwrite);
@@ -284,6 +285,11 @@ static void on_stream_opened(void *userdata, json_object *reply)
 
         if (!t->job || t->job->kind != JOB_PULL || !t->opener)
                 return;
+        name = message_str(reply, "name", NULL);
+        if (!name || strchr(name, '/') || !name_is_tree_path(name, strlen(name)))
+                name = "file";
+        g_free(t->name);
+        t->name = g_strdup(name);
         learn_source(t, reply);
         json_object *o = packet_new("source");
         for (size_t i = 0; i < ELEMENTSOF(facts); i++) {
@@ -291,9 +297,7 @@ static void on_stream_opened(void *userdata, json_object *reply)
                 if (json_object_is_type(v, json_type_int) || json_object_is_type(v, json_type_boolean))
                         json_object_object_add(o, facts[i], json_object_get(v));
         }
-        name = message_str(reply, "name", NULL);
-        put_str(o, "name",
-                name && !strchr(name, '/') && name_is_tree_path(name, strlen(name)) ? name : "file");
+        put_str(o, "name", t->name);
         if (opener_send(t->opener, o) < 0) {
                 set_error(t, WIRE_FAILED, "The helper process could not be told of the source");
                 guest_stream_cancel(t->stream, t->error, t->text);
