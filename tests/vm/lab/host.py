@@ -57,6 +57,21 @@ class Hostd:
         with open(f"/proc/{self.process.pid}/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
 
+    def children(self):
+        found = []
+        for thread in os.listdir(f"/proc/{self.process.pid}/task"):
+            try:
+                with open(f"/proc/{self.process.pid}/task/{thread}/children") as file:
+                    found += [int(p) for p in file.read().split()]
+            except FileNotFoundError:
+                pass
+        return found
+
+    def is_sanitized(self):
+        """Then what was freed is kept, and sizes say nothing."""
+        with open(f"/proc/{self.process.pid}/maps") as file:
+            return "libasan" in file.read()
+
     def n_fds(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import stat
 
 
@@ -63,6 +64,33 @@ def add_xattrs(path):
     return True
 
 
+def build_large(path, n_entries, seed=1):
+    """Real headers, again and again until there are so many entries, with everything odd beside them. Their number."""
+    n = build(path, 1000, seed)
+    chance = random.Random(seed)
+    for copy in range(1000):
+        if n >= n_entries:
+            break
+        target = os.path.join(path, f"include{copy}")
+        shutil.copytree("/usr/include", target, symlinks=True)
+        names = [os.path.join(d, f) for d, _, files in os.walk(target) for f in files]
+        for name in chance.sample(names, len(names) // 50):
+            os.link(name, name + ".again")
+        for name in chance.sample(names, len(names) // 50):
+            os.symlink(os.path.basename(name), name + ".link")
+            os.utime(name + ".link", ns=(0, chance.randrange(10**18, 17 * 10**17)), follow_symlinks=False)
+        for name in chance.sample(names, len(names) // 50):
+            if not os.path.islink(name):
+                os.setxattr(name, "user.origin", name.encode())
+        for i in range(20):
+            with open(os.path.join(target, f"sparse{i}"), "wb") as file:
+                file.seek(chance.randrange(8 << 20))
+                file.write(b"island")
+                file.truncate(chance.randrange(8 << 20, 16 << 20))
+        n = sum(len(d) + len(f) for _, d, f in os.walk(path)) + 1
+    return n
+
+
 def holes(path, size):
     """The data extents of a file in whole MiB: how exactly they are kept is the file systems' business."""
     fd = os.open(path, os.O_RDONLY)
@@ -89,10 +117,11 @@ def describe(path, owners=False, xattrs=False):
         full = os.path.join(base, relative) if relative else base
         s = os.lstat(full)
         entry = [stat.S_IFMT(s.st_mode)]
+        entry.append(s.st_mtime_ns)
         if stat.S_ISLNK(s.st_mode):
             entry.append(os.readlink(full))
         else:
-            entry += [oct(stat.S_IMODE(s.st_mode)), s.st_mtime_ns]
+            entry.append(oct(stat.S_IMODE(s.st_mode)))
         if stat.S_ISREG(s.st_mode):
             with open(full, "rb") as file:
                 entry += [s.st_size, hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest")
@@ -100,7 +129,7 @@ def describe(path, owners=False, xattrs=False):
             if s.st_size > 4 << 20:
                 entry.append(holes(full, s.st_size))
             if s.st_nlink > 1:
-                entry.append(("same as", inodes.setdefault(s.st_ino, relative)))
+                entry.append((s.st_nlink, "same as", inodes.setdefault(s.st_ino, relative)))
         if owners:
             entry += [s.st_uid, s.st_gid]
         if xattrs:
