@@ -85,6 +85,13 @@ static char *local_path(const char *s)
                        : NULL;
 }
 
+static bool is_directory(const char *path)
+{
+        struct stat st;
+
+        return stat(path, &st) >= 0 && S_ISDIR(st.st_mode);
+}
+
 static int append_options(const Copy *c, sd_bus_message *m)
 {
         (void)sd_bus_message_open_container(m, 'a', "{sv}");
@@ -475,6 +482,19 @@ int command_cp(Cli *cli, int argc, char **argv)
                         guest = TAKE(g);
                 sources[i] = (char *)p;
         }
+        /* A directory's destination may end in a slash without being there. */
+        if (n == 1 && c.push && destination[0] && destination[strlen(destination) - 1] == '/' &&
+            is_directory(sources[0])) {
+                directory = strdup(destination);
+                if (!directory)
+                        return cli_fail("no memory");
+                for (size_t l = strlen(directory); l > 1 && directory[l - 1] == '/'; l--)
+                        directory[l - 1] = 0;
+                destination = directory;
+        }
+        if (n > 1 && !c.push && strcmp(destination, "-") != 0 && !is_directory(destination))
+                return cli_fail("%s: of several sources, the destination is a directory that is there",
+                                destination);
         if (n > 1) {
                 if (asprintf(&directory, "%s/", destination) < 0)
                         return cli_fail("no memory");

@@ -85,7 +85,7 @@ static WireError find_directory(const ReceiverConfig *config, Place *p, char **r
         }
         if (errno == EACCES)
                 return refuse_errno(ret_text, errno, "Cannot open", path);
-        if (path[n - 1] == '/')
+        if (path[n - 1] == '/' && !(errno == ENOENT && config->is_tree && config->slash_makes))
                 return errno == ENOTDIR ? refuse(ret_text, WIRE_EXISTS, "%s is no directory", path)
                                         : refuse_errno(ret_text, errno, "Cannot open the directory", path);
         if (error)

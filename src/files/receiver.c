@@ -152,6 +152,8 @@ static void remove_marker(Receiver *r)
 void receiver_give_up(Receiver *r)
 {
         r->keep_partial = false;
+        if (r->progress.done && r->base)
+                remove_marker(r);
 }
 
 Receiver *receiver_free(Receiver *r)

@@ -30,7 +30,9 @@ typedef struct ReceiverConfig {
         const char *const *roots; /* NULL, or the directories beneath which it must lie (guest policy) */
         const char *transfer_id;  /* names temporaries: .vmferry-<transfer_id>-<n>.part, beside their
                                      destination */
-        bool is_tree;             /* what the source is, as announced */
+        bool slash_makes; /* a tree to a path that ends in a slash and is not there makes that directory, as
+                             cp(1) does; otherwise it is refused */
+        bool is_tree;     /* what the source is, as announced */
         uint64_t n_bytes; /* announced, for the progress; SIZE_UNKNOWN. Space is judged when TOTALS comes,
                              which knows about holes: DONE then says NoSpace before any content */
         bool preserve;
@@ -57,8 +59,8 @@ typedef struct ReceiverProgress {
  * and a malloc'ed sentence. */
 WireError receiver_new(const ReceiverConfig *config, Receiver **ret, char **ret_text);
 /* From now on nothing is kept for a resume: the transfer was cancelled, or the other side knows that it is
- * done. Without this word a tree with keep_partial leaves a mark beside it even when done, for DONE may be
- * lost on its way. */
+ * done; then its mark goes at once. Without this word a tree with keep_partial leaves a mark beside it even
+ * when done, for DONE may be lost on its way. */
 void receiver_give_up(Receiver *r);
 /* Removes its temporaries, unless keep_partial. */
 Receiver *receiver_free(Receiver *r);

@@ -76,6 +76,12 @@ static ssize_t push_fill(void *userdata, uint8_t *buf, size_t n, WireError *ret_
         Transfer *t = userdata;
         ssize_t r = receiver_fill(t->receiver, buf, n);
 
+        /* Our half ends behind the host's, which knows then that nothing of the transfer is left here. */
+        if (r == -ENODATA && receiver_progress(t->receiver)->done) {
+                if (!t->is_ended)
+                        return 0;
+                receiver_give_up(t->receiver);
+        }
         if (r != 0 || !t->is_ended)
                 return r;
         *ret_error = WIRE_PROTOCOL;

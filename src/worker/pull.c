@@ -151,6 +151,7 @@ void pull_run(json_object *order, int fd)
                 .resume = message_bool(order, "resume", false),
                 .overwrite = parse_overwrite(message_str(order, "overwrite", "replace")),
                 .owner = message_str(order, "owner", NULL),
+                .slash_makes = true,
         };
         int64_t mode = message_int(order, "mode", -1), n_bytes;
         json_object *source = receive_source();

@@ -19,6 +19,10 @@ from hostpeer import (ACK, BODY_MAX, BYE, BYE_ACK, CREDIT, DATA, EOF, HELLO, HEL
                       parse, split_message, xxh64)
 
 
+class Gone(PeerError):
+    """hostd has hung up, as it may at any time: it will come again."""
+
+
 class GuestStream:
     def __init__(self, ident, params):
         self.id, self.params = ident, params
@@ -93,7 +97,7 @@ class GuestPort:
                         with self.lock:
                             self._take(*found)
                             self.news.notify_all()
-            except OSError:
+            except (OSError, Gone):
                 pass
             with self.lock:
                 self.conn = None
@@ -174,11 +178,11 @@ class GuestPort:
     def _write(self, data):
         with self.lock:
             if not self.conn:
-                raise PeerError("hostd is not connected")
+                raise Gone("hostd is not connected")
             try:
                 self.conn.sendall(data)
             except OSError as error:
-                raise PeerError(str(error)) from None
+                raise Gone(str(error)) from None
 
     def raw(self, data, timeout=20):
         """Writes bytes as they are; waits for hostd to be connected. False: hostd has hung up on the way."""

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""cp between a real hostd and a real guestd, whose ports are two terminals; what it makes of sources and destinations is what
+cp -r makes of them on one machine, status included."""
+
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from conftest import Host
+from guestdaemon import Guest
+
+from lab import tree
+from lab.need import built, eventually
+
+
+class Bridge:
+    """A socket for hostd in front of a terminal of guestd."""
+
+    def __init__(self, path, terminal):
+        if os.path.exists(path):
+            os.unlink(path)
+        self.server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.server.bind(path)
+        self.server.listen(8)
+        self.terminal = terminal.fd
+        self.ended = False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.ended:
+            self.server.settimeout(0.2)
+            try:
+                client, _ = self.server.accept()
+            except TimeoutError:
+                continue
+            client.setblocking(True)
+            os.set_blocking(self.terminal, True)
+            with client, selectors.DefaultSelector() as selector:
+                selector.register(client, selectors.EVENT_READ)
+                selector.register(self.terminal, selectors.EVENT_READ)
+                try:
+                    while not self.ended and self.carry(client, selector):
+                        pass
+                except OSError:
+                    pass
+
+    def carry(self, client, selector):
+        for key, _ in selector.select(0.2):
+            data = os.read(key.fd, 4096)
+            if key.fileobj is client:
+                if not data:
+                    return False
+                while data:
+                    data = data[os.write(self.terminal, data):]
+            else:
+                client.sendall(data)
+        return True
+
+    def end(self):
+        self.ended = True
+        self.thread.join()
+        self.server.close()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    guest, host, bridges = Guest(), None, []
+    try:
+        # The peer of the other tests makes way for the daemon.
+        host = Host(peers=("good",))
+        host.peers.pop("good").close()
+        for port, terminal in ("ctl", guest.control), ("data", guest.data):
+            bridges.append(Bridge(host.socket("good", port), terminal))
+        time.sleep(0.5)
+        eventually(lambda: host.client.state("good") == "ready" and answers(host), 30, "the real guest")
+        yield host
+    finally:
+        if host:
+            host.end()
+        for bridge in bridges:
+            bridge.end()
+        guest.end()
+
+
+def answers(host):
+    try:
+        return host.client.run("good", "true")[0] == 0
+    except Exception:
+        return False
+
+
+def vmferry(host, *argv, cwd="/", **popen):
+    return subprocess.run([built("src/cli/vmferry"), "--user", *argv], capture_output=True, text=True, timeout=60, cwd=cwd,
+                          env=host.hostd.env, **popen)
+
+
+@pytest.fixture
+def place(pair):
+    return pair.directory(f"c{time.monotonic_ns()}")
+
+
+def fill(directory):
+    """What the cases speak of."""
+    for name in "src/deep", "existing", "full/src":
+        os.makedirs(os.path.join(directory, name))
+    for name in "file", "other", "src/inner", "src/deep/er", "src/.dot", ".hidden", "a:b", "existing/kept", "full/file", "full/src/old", "-x":
+        with open(os.path.join(directory, name), "w") as file:
+            file.write(name)
+    os.makedirs(os.path.join(directory, "clash/file"))
+    os.symlink("inner", os.path.join(directory, "src/link"))
+
+
+CASES = {
+    "new name": ("file", "new"),
+    "into a directory": ("file", "existing"),
+    "into a directory/": ("file", "existing/"),
+    "over a file": ("file", "full/file"),
+    "into a directory that has it": ("file", "full"),
+    "a name/ that is not there": ("file", "new/"),
+    "beneath a directory that is not there": ("file", "no/such"),
+    "a directory where the file should be": ("file", "clash"),
+    "hidden": (".hidden", "existing"),
+    "with a colon": ("./a:b", "existing"),
+    "with a dash": ("./-x", "existing"),
+    "tree, new name": ("src", "new"),
+    "tree, new name/": ("src", "new/"),
+    "tree/, new name": ("src/", "new"),
+    "tree into a directory": ("src", "existing"),
+    "tree/ into a directory/": ("src/", "existing/"),
+    "tree into a directory that has it": ("src", "full"),
+    "tree over a file": ("src", "file"),
+    "two": ("file", "other", "existing"),
+    "two, one a tree": ("file", "src", "existing/"),
+    "two, no such directory": ("file", "other", "new"),
+    "two trees, no such directory": ("src", "existing", "new"),
+    "two over a file": ("file", "src", "other"),
+    "one of two is missing": ("file", "missing", "existing"),
+    "missing": ("missing", "new"),
+}
+
+
+@pytest.mark.parametrize("direction", ["push", "pull"])
+@pytest.mark.parametrize("name", CASES)
+def test_as_cp(pair, place, name, direction):
+    *sources, destination = CASES[name]
+    there, here, model = (os.path.join(place, n) for n in ("there", "here", "model"))
+    for directory in there, here, model:
+        fill(directory)
+        subprocess.run(["chmod", "-R", "a+rwX", directory], check=True)
+    # Only the destination's side may change; the model has both in one, as cp has.
+    expected = subprocess.run(["cp", "-r", "--", *sources, destination], cwd=model, capture_output=True, text=True)
+    if direction == "push":
+        r = vmferry(pair, "cp", "--", *sources, f"good:{there}/{destination}", cwd=here)
+        changed, same = there, here
+    else:
+        r = vmferry(pair, "cp", "--", *(f"good:{there}/{s[2:] if s.startswith('./') else s}" for s in sources), destination, cwd=here)
+        changed, same = here, there
+    assert (r.returncode != 0) == (expected.returncode != 0), (r.stderr, expected.stderr)
+    assert names(changed) == names(model), r.stderr
+    shutil.rmtree(model)
+    fill(model)
+    assert names(same) == names(model)
+
+
+def names(path):
+    """Relative name → content of a file, target of a link."""
+    found = {}
+    for directory, directories, files in os.walk(path):
+        for name in directories + files:
+            full = os.path.join(directory, name)
+            if os.path.islink(full):
+                found[os.path.relpath(full, path)] = "→" + os.readlink(full)
+            elif os.path.isfile(full):
+                with open(full) as file:
+                    found[os.path.relpath(full, path)] = file.read()
+            else:
+                found[os.path.relpath(full, path)] = None
+    return found
+
+
+def test_overwrite(pair, place):
+    """fail leaves what is there, update takes the newer ones, replace all."""
+    fill(place + "/a")
+    shutil.copytree(place + "/a", place + "/b", symlinks=True)
+    with open(place + "/a/src/inner", "w") as file:
+        file.write("changed")
+    os.utime(place + "/a/src/inner", (1, 1))
+    assert vmferry(pair, "cp", "--overwrite=fail", place + "/a/file", f"good:{place}/b/file").returncode == 1
+    assert vmferry(pair, "cp", "--overwrite=update", place + "/a/src", f"good:{place}/b").returncode == 0
+    assert open(place + "/b/src/inner").read() == "src/inner"
+    r = vmferry(pair, "cp", "--overwrite=fail", place + "/a/src", f"good:{place}/b")
+    assert r.returncode == 1 and open(place + "/b/src/inner").read() == "src/inner"
+    assert "inner: It exists already" in r.stderr and "deep/er: It exists already" in r.stderr, r.stderr
+    assert vmferry(pair, "cp", "--overwrite=replace", place + "/a/src", f"good:{place}/b").returncode == 0
+    assert open(place + "/b/src/inner").read() == "changed"
+    assert vmferry(pair, "cp", "--overwrite=perhaps", place + "/a/src", f"good:{place}/b").returncode != 0
+
+
+def test_left_out(pair, place):
+    """A fifo is left out with a word, and is no failure; a file that cannot be placed is one, and the rest goes on."""
+    fill(place + "/a")
+    os.mkfifo(place + "/a/src/fifo")
+    r = vmferry(pair, "cp", place + "/a/src", f"good:{place}/b")
+    assert r.returncode == 0 and "fifo: It is a fifo" in r.stderr, r.stderr
+    os.unlink(place + "/b/inner")
+    os.mkdir(place + "/b/inner")
+    os.rename(place + "/b", place + "/c")
+    os.mkdir(place + "/b")
+    os.rename(place + "/c", place + "/b/src")
+    r = vmferry(pair, "cp", place + "/a/src", f"good:{place}/b")
+    assert r.returncode == 1
+    assert any(line.startswith("vmferry: inner: ") for line in r.stderr.splitlines()), r.stderr
+    assert "1 of its entries failed" in r.stderr.splitlines()[-1]
+    assert open(place + "/b/src/deep/er").read() == "src/deep/er"
+
+
+def test_modes(pair, place):
+    """set-uid comes only with preserve; everything else of a mode always does."""
+    for name, mode in ("setuid", 0o4755), ("plain", 0o640), ("none", 0o400):
+        with open(os.path.join(place, name), "w") as file:
+            file.write(name)
+        os.chmod(os.path.join(place, name), mode)
+        for option, expected in ((), mode & 0o777), (("--preserve",), mode):
+            assert vmferry(pair, "cp", *option, os.path.join(place, name), f"good:{place}/to").returncode == 0
+            assert os.stat(place + "/to").st_mode & 0o7777 == expected, (name, option)
+            os.unlink(place + "/to")
+
+
+def test_preflight(pair, place):
+    """Refused before the first byte, by name."""
+    with open(place + "/file", "w") as file:
+        file.truncate(1 << 43)  # nothing but a hole; with it there would be work for days
+    for destination, said in ("/no/such/directory/x", "/no/such"), (place + "/file/x", "file"):
+        r = vmferry(pair, "cp", place + "/file", "good:" + destination)
+        assert r.returncode == 1 and said in r.stderr and r.stderr.count("\n") == 1, r.stderr
+
+
+def test_interrupted(pair, place):
+    """Ctrl-C ends the job and leaves nothing on either side; --detach leaves the job."""
+    with open(place + "/large", "wb") as file:
+        for _ in range(512):
+            file.write(os.urandom(1 << 20))
+    for source, destination in (place + "/large", f"good:{place}/to/x"), (f"good:{place}/large", place + "/to/x"):
+        os.makedirs(place + "/to")
+        process = subprocess.Popen([built("src/cli/vmferry"), "--user", "cp", source, destination], env=pair.hostd.env,
+                                   stderr=subprocess.PIPE, text=True)
+        eventually(lambda: os.listdir(place + "/to"), 20, "the first bytes")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+        assert "cancelled" in process.stderr.read()
+        process.stderr.close()
+        eventually(lambda: os.listdir(place + "/to") == [], 10, "nothing left")
+        os.rmdir(place + "/to")
+    r = vmferry(pair, "cp", "--detach", place + "/large", f"good:{place}/detached")
+    assert r.returncode == 0
+    number = int(r.stdout)
+    jobs = vmferry(pair, "jobs").stdout
+    assert any(line.split()[:1] == [str(number)] for line in jobs.splitlines()), jobs
+    assert vmferry(pair, "cancel", str(number)).returncode == 0
+    os.unlink(place + "/large")
+
+
+def test_tree_back(pair, place):
+    """Identical both ways, with everything odd that names and attributes can have."""
+    tree.build(place + "/a", 200)
+    xattrs = tree.add_xattrs(place + "/a")
+    assert vmferry(pair, "cp", "-p", place + "/a", f"good:{place}/b").returncode == 0
+    assert vmferry(pair, "cp", "-p", f"good:{place}/b", place + "/c").returncode == 0
+    owners = os.geteuid() == 0
+    for other in "b", "c":
+        assert tree.differences(tree.describe(place + "/a", owners, xattrs), tree.describe(f"{place}/{other}", owners, xattrs)) == []
