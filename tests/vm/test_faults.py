@@ -53,13 +53,16 @@ def test_suspend(vm, client, load, undisturbed, rng):
     load.judge()
 
 
-def test_reset(vm, client, load, undisturbed, rng):
+def test_reset(vm, lab, client, load, undisturbed, rng):
     before, starts, n = boot_id(client), vm.guestd_starts(), counters(client)
     amid(rng)
     vm.reset()
     ready_again(client, vm.wait_guestd(starts))
     assert boot_id(client) != before
     assert counters(client) > n
+    text = lab.vmferry("metrics", check=True).stdout
+    for name in "reconnects", "resyncs", "frames_dropped", "sessions":
+        assert f'vmferry_guest_{name}_total{{guest="lab"' in text
     load.judge(is_same_guest=False, errors=("Interrupted", "NotFound", "SourceChanged"))
 
 
@@ -77,18 +80,19 @@ def test_acpi_reboot(vm, client, load, undisturbed, rng):
     load.judge(is_same_guest=False, errors=("Interrupted", "NotFound", "SourceChanged"))
 
 
+@pytest.mark.slow
 def test_kexec(vm, lab, client, load, undisturbed, rng):
-    """No reset of the machine: the next kernel's probe resets the device."""
+    """No reset of the machine: the next kernel's probe resets the device. Emulated, the digest of what is loaded takes its time."""
     for source, name in (vm.image.kernel, "vmlinuz"), (vm.image.initramfs, "initrd"):
         client.done(client.push("lab", source, f"/srv/{name}"))
     before, starts = boot_id(client), vm.guestd_starts()
     amid(rng)
     try:
-        status, _, err = client.run("lab", "bare", "kexec", "/srv/vmlinuz", "/srv/initrd")
+        status, _, err = client.run("lab", "bare", "kexec", "/srv/vmlinuz", "/srv/initrd", wait=200)
         assert status == 0, err
     except BusError as e:
         assert is_known(e), str(e)
-    ready_again(client, vm.wait_guestd(starts))
+    ready_again(client, vm.wait_guestd(starts, 200))
     assert boot_id(client) != before
     load.judge(is_same_guest=False, errors=("Interrupted", "NotFound", "SourceChanged"))
 
@@ -250,6 +254,7 @@ def test_hostd_killed(vm, lab, client, rng, rounds):
             load.ends.set()
 
 
+@pytest.mark.slow
 def test_hostd_stopped(vm, lab, client, load, rng):
     """SIGSTOP for longer than the guest waits for anybody."""
     amid(rng)
@@ -357,6 +362,7 @@ def test_libvirtd(vm, lab, client, load, undisturbed, rng, how):
     eventually(lambda: client.get("/org/vmferry1", "org.vmferry1.Manager", "LibvirtState") == "connected", 15, "libvirt again")
 
 
+@pytest.mark.slow
 def test_qemu_killed_without_libvirtd(vm, lab, client, undisturbed):
     """Nobody removes the socket: a connection is refused, and the guest is not ready until it is."""
     starts, path = vm.guestd_starts(), vm.channel_path(CONTROL)

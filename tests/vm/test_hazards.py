@@ -94,7 +94,7 @@ def test_guest_output_is_spliced(lab, vm, client, port):
         port.guest_open()
         port.write(8)
         assert port.receive(s) == b"0000000\n0000" + b"0000000\n"
-    for _ in range(3):
+    for _ in range(2):
         starts = vm.guestd_starts()
         client.kill_guestd("lab")
         ready_again(client, vm.wait_guestd(starts))
@@ -359,6 +359,7 @@ def test_reset_keeps_half_of_everything(lab, vm, client, port, undisturbed):
         s.close()
 
 
+@pytest.mark.slow
 def test_end_with_unread_bytes_is_an_error(lab, vm, client, port, undisturbed):
     """ECONNRESET, not an end; and the next start has other sockets: facts 11 and 2.10."""
     s = port.connect()
