@@ -194,7 +194,7 @@ class Domain:
     def guestd_starts(self):
         return self.console().count("lab: guestd starts")
 
-    def wait_guestd(self, starts, timeout=60):
+    def wait_guestd(self, starts, timeout=120):
         """Until guestd was started more than `starts` times in all; returns when that was seen."""
         eventually(lambda: self.guestd_starts() > starts, timeout, f"guestd's start in {self.name}: {self.console()[-500:]}",
                    every=0.02)
