@@ -39,10 +39,31 @@ static void send_reply(sd_bus_message *call, sd_bus_message *reply, int r)
         }
 }
 
-/* Bytes of a guest as D-Bus text: as they are where they are UTF-8. */
+/* GLib takes noncharacters for text, sd-bus refuses the whole message for one. */
+static void replace_noncharacters(char *text)
+{
+        char *to = text;
+
+        for (const char *p = text, *next; *p; p = next) {
+                gunichar c = g_utf8_get_char(p);
+
+                next = g_utf8_next_char(p);
+                if ((c >= 0xfdd0 && c <= 0xfdef) || (c & 0xfffe) == 0xfffe)
+                        to += g_unichar_to_utf8(0xfffd, to);
+                else {
+                        memmove(to, p, (size_t)(next - p));
+                        to += next - p;
+                }
+        }
+        *to = 0;
+}
+
+/* Bytes of a guest as D-Bus text: as they are where they are UTF-8, U+FFFD for what is not. */
 static int append_text(sd_bus_message *reply, const void *bytes, size_t n)
 {
         g_autofree char *text = g_utf8_make_valid(n > 0 ? bytes : "", (gssize)n);
+
+        replace_noncharacters(text);
         return sd_bus_message_append_basic(reply, 's', text);
 }
 

@@ -173,6 +173,13 @@ def test_run_bytes(client, vm):
     assert (status, bytes(out), bytes(err)) == (0, b"\0\xff\n", b"")
 
 
+def test_run_what_is_no_text(client, vm):
+    """As text: what sd-bus would refuse is replaced, and the rest arrives."""
+    for printed in r"a\303", r"a\0", r"a\357\277\277", r"a\357\267\220", r"a\360\237\277\276", r"a\355\240\200":
+        status, out, _ = client.run("lab", "printf", printed + "b")
+        assert status == 0 and out[0] == "a" and out[-1] == "b" and set(out[1:-1]) == {"\ufffd"}, printed
+
+
 def test_run_large_output(client, vm):
     status, out, _ = client.guest("lab", "Run", "(asa{sv})", ["head", "-c", str(16 << 20), "/dev/zero"], {}, timeout=120)
     assert status == 0 and len(out) == 16 << 20
