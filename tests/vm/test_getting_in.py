@@ -247,7 +247,7 @@ def test_systemd_guest(lab, impostors, foreign):
     manager's eyes."""
     domain = debian.machine(lab, "debian", channels=((AGENT_CHANNEL, None),))
     try:
-        wait_agent(domain, 180)
+        wait_agent(domain, 600)
         r = command_with_deploy(lab, "adopt", "--agent", guestd_program(), "debian")
         assert r.returncode == 0, (r.stdout, r.stderr)
         unit = ["exec", "debian", "--", "systemctl", "is-active", "vmferry-guestd.service"]
@@ -266,7 +266,7 @@ def test_systemd_guest(lab, impostors, foreign):
         # And at the next boot.
         domain.reset()
         lab.wait_state("debian", "waiting")
-        lab.client.wait_ready("debian", 180)
+        lab.client.wait_ready("debian", 600)
         assert lab.vmferry(*unit).stdout == "active\n"
     finally:
         domain.undefine()

@@ -65,9 +65,10 @@ def call(host, method, *args, user=None, check=True, timeout=60):
 def transfer(host, verb, source, destination, user=None, timeout=120):
     """Through busctl, as from a shell: the job's final properties, or the refusal's text."""
     r = call(host, verb, "sssa{sv}", "lab", source, destination, "0", user=user, check=False)
-    if r.returncode:
-        return r.stderr
-    path = reply(r)[1]
+    return r.stderr if r.returncode else ended(host, reply(r)[1], timeout)
+
+
+def ended(host, path, timeout=120):
     host.busctl(f"--timeout={timeout}", "call", "org.vmferry1", path, "org.vmferry1.Job", "Wait", "t", str(timeout * 1000000),
                 timeout=timeout + 20)
     return {name: reply(host.busctl("--json=short", "get-property", "org.vmferry1", path, "org.vmferry1.Job", name))
@@ -119,6 +120,29 @@ def test_target(host):
     wait_ready(host)
     eventually(lambda: host.run("systemctl", "is-active", "vmferry-guest@lab.target", check=False).stdout.strip() == "active",
                10, "the guest's target")
+
+
+def test_actions_of_three_directories(host):
+    """By name, /run over /etc over /usr/lib; an empty file and a link to /dev/null mask."""
+    action = "[Action]\nDescription={where}\nGuests=nobody\n[Step x]\nRun=/bin/true\n"
+    for name in "10-own", "20-replaced", "30-masked", "40-empty", "50-twice":
+        host.write(f"/usr/lib/vmferry/actions.d/{name}.action", action.format(where="usr"))
+    for name in "20-replaced", "50-twice":
+        host.write(f"/etc/vmferry/actions.d/{name}.action", action.format(where="etc"))
+    host.shell("mkdir -p /run/vmferry/actions.d; ln -sf /dev/null /run/vmferry/actions.d/30-masked.action; "
+               "touch /etc/vmferry/actions.d/40-empty.action; sed s/=etc/=run/ /etc/vmferry/actions.d/50-twice.action "
+               "> /run/vmferry/actions.d/50-twice.action")
+
+    def loaded():
+        return {a["name"]: a["description"] for a in map(json.loads, host.run("vmferry", "--json", "actions").stdout.splitlines())}
+    eventually(lambda: loaded() == {"10-own": "usr", "20-replaced": "etc", "50-twice": "run"}, 10, "the files")
+    assert host.run("vmferry", "actions", "check").stderr.count("nobody") == 3
+    host.shell("rm /run/vmferry/actions.d/30-masked.action /run/vmferry/actions.d/50-twice.action")
+    eventually(lambda: loaded() == {"10-own": "usr", "20-replaced": "etc", "30-masked": "usr", "50-twice": "etc"}, 10, "the rest")
+    host.write("/etc/vmferry/actions.d/60-wrong.action", action.format(where="etc") + "Rnu=/bin/true\n")
+    r = host.run("vmferry", "actions", "check", check=False)
+    assert r.returncode == 1 and "/etc/vmferry/actions.d/60-wrong.action:6: " in r.stderr, r.stderr
+    host.shell("rm -r /usr/lib/vmferry/actions.d /etc/vmferry/actions.d /run/vmferry/actions.d")
 
 
 def test_both_ways(host):

@@ -166,7 +166,7 @@ def test_guest(packages):
     try:
         lab.start_hostd()
         domain = debian.machine(lab, "packaged", change)
-        lab.client.wait_ready("packaged", 240)
+        lab.client.wait_ready("packaged", 600)
         assert lab.vmferry("exec", "packaged", "--", "systemctl", "is-enabled", "vmferry-guestd").stdout == "disabled\n"
         lab.client.message("packaged", "nobody", "x", method="Send", queue=True)
         lab.vmferry("upgrade", "--force", "--agent", guestd_program(), "packaged", check=True)
