@@ -82,7 +82,7 @@ class Fleet:
             simulator.send_signal(signal.SIGUSR1)
 
     def n_ready(self):
-        return self.client.get(PATH, NAME + ".Manager", "ReadyCount")
+        return self.client.call(PATH, "org.freedesktop.DBus.Properties", "Get", "(ss)", NAME + ".Manager", "ReadyCount", timeout=300)
 
     def wait_all(self, timeout=60, n=None):
         eventually(lambda: self.n_ready() == (n or self.n), timeout, "all guests ready", every=0.02)
