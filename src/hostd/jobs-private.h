@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What jobs.c and jobs-keep.c share: the record behind a Job.
+ * What jobs.c, jobs-keep.c and jobs-progress.c share: the record behind a Job.
  */
 
 #include "hostd/jobs.h"
@@ -26,6 +26,11 @@ typedef struct Entry {
         void *ended_userdata;
 } Entry;
 
+static inline Entry *entry(const Job *j)
+{
+        return (Entry *)j;
+}
+
 struct Jobs {
         Host *host;
         Quota *quota;
@@ -45,6 +50,7 @@ Entry *entry_new(Jobs *js, uint32_t id, JobKind kind, const char *guest_uuid, co
                  const Caller *caller, const char *source, const char *destination, const JobOps *ops,
                  void *userdata);
 Entry *entry_find(Jobs *js, uint32_t id);
+void entry_changed(Entry *e, bool progress_only); /* tells the bus, if it knows of the job */
 uint32_t jobs_next_id(Jobs *js);
 void jobs_guest_found(Jobs *js, Guest *g); /* jobs of an earlier hostd find their guest */
 void jobs_guests_known(Jobs *js);          /* those that have none never will */

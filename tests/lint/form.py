@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The form of files: an SPDX line, a description of the room, no more than 750 lines, no wider than .editorconfig says,
+"""The form of files: an SPDX line, a description of the room, no more than 700 lines, no wider than .editorconfig says,
 no tabs, no blanks at line ends, one end of line at the end, no leftovers."""
 
 import os
@@ -9,7 +9,7 @@ import re
 import source
 
 LICENCE = "SPDX-License-Identifier: LGPL-2.1-or-later"
-LINES_MAX = 750
+LINES_MAX = 700
 COLUMNS_MAX = int(re.search(r"max_line_length = (\d+)", source.read(".editorconfig"))[1])
 CODE = (".c", ".h")
 TEXT = (".c", ".h", ".py", ".build", ".in", ".sh", ".service", ".rules", ".target", ".xml", ".policy", ".conf", ".md", ".yml")
