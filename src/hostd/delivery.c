@@ -74,6 +74,21 @@ static void finish(Delivery *d, WireError error, const char *text, const Message
         g_free(d);
 }
 
+/* Whose topic it was, and what to do where nothing serves it. */
+static char *sentence(const Delivery *d, WireError error, const char *text)
+{
+        const char *bare = job_bare_text(d->guest_name, text);
+
+        if (error == WIRE_NO_HANDLER)
+                return g_strdup_printf("Guest %s has nothing that serves topic %s: it needs an executable "
+                                       "/etc/vmferry/handlers.d/%s, or a program on its local socket that "
+                                       "subscribes to it",
+                                       d->guest_name, d->topic, d->topic);
+        if (bare == text)
+                return g_strdup_printf("Message to topic %s: %s", d->topic, text);
+        return g_strdup_printf("Topic %s of guest %s: %s", d->topic, d->guest_name, bare);
+}
+
 static uint64_t time_left(const Delivery *d)
 {
         uint64_t now = fs_now_usec();
@@ -86,12 +101,17 @@ static uint64_t time_left(const Delivery *d)
 static void on_reply(void *userdata, WireError error, const char *text, const Message *m)
 {
         Delivery *d = userdata;
+        g_autofree char *why = NULL;
 
         d->request = 0;
         if (error == WIRE_INTERRUPTED && !d->is_call && d->retry && time_left(d) > RETRY_USEC)
                 loop_timer_set(d->retry, fs_now_usec() + RETRY_USEC, RETRY_USEC / 4);
-        else
-                finish(d, error, text, error == WIRE_OK ? m : NULL);
+        else if (error == WIRE_OK)
+                finish(d, WIRE_OK, NULL, m);
+        else {
+                why = sentence(d, error, text);
+                finish(d, error, why, NULL);
+        }
 }
 
 static void start(Delivery *d, Guest *g)
@@ -134,13 +154,14 @@ static void on_retry(void *userdata)
 WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, char **ret_text)
 {
         if (strlen(topic) > TOPIC_MAX) {
-                *ret_text = g_strdup_printf("A topic has at most %u bytes", TOPIC_MAX);
+                *ret_text = g_strdup_printf("The topic for guest %s is too long: it has at most %u bytes",
+                                            guest_name(g), TOPIC_MAX);
                 return WIRE_TOO_LARGE;
         }
         if (!name_is_topic(topic)) {
-                *ret_text = g_strdup_printf(
-                        "\"%s\" is no topic: letters, digits, '.', '_' and '-', not beginning with a dot",
-                        topic);
+                *ret_text = g_strdup_printf("\"%s\" is no topic of guest %s: letters, digits, '.', '_' and "
+                                            "'-', not beginning with a dot",
+                                            topic, guest_name(g));
                 return WIRE_INVALID_ARGS;
         }
         if (n_payload > PAYLOAD_MAX) {

@@ -26,15 +26,17 @@ WireError exec_check_command(const char *const *argv, const ExecOptions *options
         for (; options->env && options->env[n_env]; n_env++)
                 n_bytes += strlen(options->env[n_env]) + 1;
         if (n == 0 || !*argv[0])
-                *ret_text = g_strdup("argv must name a command");
+                *ret_text = g_strdup("The command has no name: argv or its first word is empty");
         else if (options->cwd && !name_is_absolute_path(options->cwd))
-                *ret_text = g_strdup("cwd must be an absolute path");
+                *ret_text =
+                        g_strdup_printf("The working directory \"%s\" is no absolute path", options->cwd);
         if (*ret_text)
                 return WIRE_INVALID_ARGS;
         if (n <= ARGV_MAX && n_env <= ARGV_MAX && n_bytes <= ARGV_BYTES_MAX)
                 return WIRE_OK;
-        *ret_text = g_strdup_printf("argv and env may have %u elements each and %u bytes together", ARGV_MAX,
-                                    ARGV_BYTES_MAX);
+        *ret_text = g_strdup_printf(
+                "The command is too long: argv and env may have %u elements each and %u bytes together",
+                ARGV_MAX, ARGV_BYTES_MAX);
         return WIRE_TOO_LARGE;
 }
 

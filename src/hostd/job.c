@@ -75,7 +75,7 @@ char *job_text(const char *untrusted)
         if (!untrusted)
                 return g_strdup("");
         n = strlen(untrusted);
-        if (name_is_utf8(untrusted, n))
+        if (name_is_text(untrusted, n) && !strpbrk(untrusted, "\t\n\x7f"))
                 return g_strdup(untrusted);
         char *text = escape_text(untrusted, n, 4 * PATH_BYTES_MAX);
         return text ? text : g_strdup("");
@@ -94,7 +94,7 @@ JobProcess *job_process_new(const char *const *argv)
 
         p->argv = g_new0(char *, n + 1);
         for (size_t i = 0; i < n; i++)
-                p->argv[i] = job_text(argv[i]);
+                p->argv[i] = name_is_text(argv[i], ARGV_BYTES_MAX) ? g_strdup(argv[i]) : job_text(argv[i]);
         p->exit_status = -1;
         return p;
 }

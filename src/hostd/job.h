@@ -61,10 +61,12 @@ typedef struct JobProcess { /* of exec jobs */
         bool has_tty;
         bool has_spool; /* its output is kept in the guest */
 } JobProcess;
-JobProcess *job_process_new(const char *const *argv); /* copies argv, escaped for the bus */
+/* Copies argv, escaped for the bus as by job_text(), but that a script may have lines. */
+JobProcess *job_process_new(const char *const *argv);
 JobProcess *job_process_free(JobProcess *p);
 
-/* Valid UTF-8 as it is, anything else escaped; never NULL. malloc'ed. */
+/* A line of valid UTF-8 as it is; with controls or broken bytes in it, of which the caller may have put in
+ * some to fool who reads it, escaped. Never NULL. malloc'ed. */
 char *job_text(const char *untrusted);
 /* A sentence of guest.h without its "Guest NAME: ", for one that names the guest already. Borrowed. */
 const char *job_bare_text(const char *guest_name, const char *text);

@@ -240,6 +240,16 @@ def test_example_service_of_the_host(lab, client, vm):
     eventually(lambda: "NoHandler" in client.run("lab", "vmferry-guestd", "call", "time", "x")[2], 5, "the end of the topic")
 
 
+def test_errors_say_which_topic_of_which_guest(lab, client, vm):
+    for topic, opts, name in ("nothing", {}, "NoHandler"), ("fail", {}, None), ("slow", {"timeout": 300_000}, "Timeout"):
+        with pytest.raises(BusError) as e:
+            client.message("lab", topic, "x", **opts)
+        assert topic in e.value.message and e.value.message.count("uest lab") == 1, e.value.message
+        assert name in (None, e.value.name)
+    r = lab.vmferry("call", "lab", "nothing", "x")
+    assert "handlers.d/nothing" in r.stderr and r.stderr.count("\n") == 1
+
+
 def test_handler_that_never_ends(lab, client, vm):
     started = time.monotonic()
     with pytest.raises(BusError) as e:
