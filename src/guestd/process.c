@@ -11,7 +11,7 @@
 #include "base/escape.h"
 #include "base/fs.h"
 #include "guestd/log.h"
-#include "guestd/tree.h"
+#include "guestd/cgroup.h"
 #include "proto/message.h"
 #include "proto/name.h"
 
@@ -287,7 +287,7 @@ static void process_lost(Process *p)
             PROCESS_RUNNING) { /* its supervisor was killed, or said it to an earlier guestd only */
                 int wait_status;
                 bool has_timed_out;
-                tree_reap(p->id);
+                cgroup_reap(p->id);
                 status_load(p, &wait_status, &has_timed_out);
                 process_exited(p, wait_status, has_timed_out);
         }
@@ -457,7 +457,7 @@ static int process_restore(Processes *ps, const char *id)
         Process *p = TAKE(made);
         int control = supervisor_connect(p->dir);
         if (control < 0) {
-                tree_reap(id);
+                cgroup_reap(id);
                 p->state = PROCESS_EXITED;
                 status_load(p, &p->wait_status, &p->has_timed_out);
                 process_settle(p);

@@ -17,12 +17,12 @@
 #define SYS_pidfd_send_signal 424
 #endif
 
-#define MOUNTINFO_MAX (1024u * 1024)
-#define CGROUP_PROCS_MAX (1024u * 1024)
+#define CHILDREN_BYTES_MAX 65536u
 #define STOP_ROUNDS_MAX 64
+#define CHASE_DEPTH 8u
 
 typedef struct Member {
-        pid_t pid, ppid;
+        pid_t pid, ppid, group;
         unsigned long long started; /* clock ticks since boot: tells a reused pid */
         bool is_dead, is_ours;
 } Member;
@@ -54,7 +54,7 @@ static int member_read(pid_t pid, Member *ret)
                 return -EBADMSG;
         char state = p[2];
         p += 3;
-        unsigned long long value = 0, ppid = 0;
+        unsigned long long value = 0, ppid = 0, group = 0;
         for (int field = 4; field <= 22; field++) {
                 char *end;
                 value = strtoull(p, &end, 10);
@@ -63,10 +63,14 @@ static int member_read(pid_t pid, Member *ret)
                 p = end;
                 if (field == 4)
                         ppid = value;
+                if (field == 5)
+                        group = value;
         }
-        *ret = (Member){
-                .pid = pid, .ppid = (pid_t)ppid, .started = value, .is_dead = state == 'Z' || state == 'X'
-        };
+        *ret = (Member){ .pid = pid,
+                         .ppid = (pid_t)ppid,
+                         .group = (pid_t)group,
+                         .started = value,
+                         .is_dead = state == 'Z' || state == 'X' };
         return 0;
 }
 
@@ -150,35 +154,57 @@ int tree_signal(const Tree *t, int signal)
         return n;
 }
 
-static int cgroup_write(const char *cgroup, const char *file, const char *text)
+/* Of all of a group at once, which the kernel does not let a fork run across: a group's other members are of
+ * the tree too, as all of the root's descendants have left its session. */
+static void members_kill_groups(const Members *m)
 {
-        _cleanup_free_ char *path = NULL;
-        if (asprintf(&path, "%s/%s", cgroup, file) < 0) {
-                path = NULL;
-                return -ENOMEM;
-        }
-        _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd < 0)
-                return -errno;
-        return fs_write_all(fd, text, strlen(text));
+        pid_t own = getpgrp();
+        for (size_t i = 0; i < m->n; i++)
+                if (m->items[i].is_ours && m->items[i].group > 1 && m->items[i].group != own)
+                        (void)kill(-m->items[i].group, SIGKILL);
 }
 
 int tree_kill(const Tree *t)
 {
-        if (t->cgroup)
-                (void)cgroup_write(t->cgroup, "cgroup.kill", "1");
+        cgroup_kill(&t->cgroup);
         int n_before = 0;
         for (int round = 0; round < STOP_ROUNDS_MAX; round++) {
                 int n = tree_signal(t, SIGSTOP);
                 if (n < 0)
                         return n;
-                if (n == 0)
-                        return 0;
                 if (n == n_before)
                         break;
                 n_before = n;
         }
+        _cleanup_(members_done) Members m = { 0 };
+        int r = members_load(t->root, &m);
+        if (r < 0)
+                return r;
+        members_kill_groups(&m);
         return tree_signal(t, SIGKILL);
+}
+
+/* Parents before their children, of which a killed parent waits for none: no number is free meanwhile. */
+static void chase(pid_t parent, unsigned depth)
+{
+        char path[64];
+        _cleanup_free_ char *text = NULL;
+        (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)parent, (int)parent);
+        if (fs_read_file(path, CHILDREN_BYTES_MAX, &text, NULL) < 0)
+                return;
+        for (char *p = text, *end;; p = end) {
+                pid_t pid = (pid_t)strtol(p, &end, 10);
+                if (end == p || pid <= 1)
+                        return;
+                (void)kill(pid, SIGKILL);
+                if (depth > 0)
+                        chase(pid, depth - 1);
+        }
+}
+
+void tree_chase(const Tree *t)
+{
+        chase(t->root, CHASE_DEPTH);
 }
 
 bool tree_holds(const Tree *t, const struct stat *files, size_t n_files)
@@ -209,136 +235,23 @@ bool tree_holds(const Tree *t, const struct stat *files, size_t n_files)
         return false;
 }
 
-/* Undoes the octal escapes of mountinfo, in place. */
-static void mount_unescape(char *s)
-{
-        char *out = s;
-        for (; *s; out++)
-                if (s[0] == '\\' && s[1] && s[2] && s[3]) {
-                        *out = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-                        s += 4;
-                } else
-                        *out = *s++;
-        *out = 0;
-}
-
-/* Where cgroup v2 is mounted: proc_pid_mountinfo(5), field 5; the type stands behind " - ". */
-static char *cgroup_mount(void)
-{
-        _cleanup_free_ char *text = NULL;
-        if (fs_read_file("/proc/self/mountinfo", MOUNTINFO_MAX, &text, NULL) < 0)
-                return NULL;
-        char *rest = text;
-        for (char *line; (line = strsep(&rest, "\n"));) {
-                char *type = strstr(line, " - ");
-                if (!type || !str_has_prefix(type + 3, "cgroup2 "))
-                        continue;
-                char *field = NULL;
-                for (int i = 0; i < 5; i++)
-                        field = strsep(&line, " ");
-                if (!field)
-                        continue;
-                mount_unescape(field);
-                return strdup(field);
-        }
-        return NULL;
-}
-
-/* This process's own group in it: the line "0::PATH" of cgroups(7). */
-static char *cgroup_own(void)
-{
-        _cleanup_free_ char *mount = cgroup_mount(), *text = NULL;
-        if (!mount || fs_read_file("/proc/self/cgroup", MOUNTINFO_MAX, &text, NULL) < 0)
-                return NULL;
-        char *rest = text;
-        for (char *line; (line = strsep(&rest, "\n"));) {
-                if (!str_has_prefix(line, "0::/"))
-                        continue;
-                char *path = NULL;
-                if (asprintf(&path, "%s%s", mount, str_eq(line + 3, "/") ? "" : line + 3) < 0)
-                        return NULL;
-                return path;
-        }
-        return NULL;
-}
-
-static char *cgroup_of(const char *id)
-{
-        _cleanup_free_ char *own = cgroup_own();
-        char *path = NULL;
-        if (!own || asprintf(&path, "%s/vmferry-job-%s", own, id) < 0)
-                return NULL;
-        return path;
-}
-
 void tree_init(Tree *t, const char *id)
 {
-        *t = (Tree){ .root = getpid(), .cgroup = cgroup_of(id) };
-        if (t->cgroup && mkdir(t->cgroup, 0755) < 0 && errno != EEXIST) {
-                free(t->cgroup);
-                t->cgroup = NULL;
-        }
+        *t = (Tree){ .root = getpid(), .cgroup = { .mount = -EBADF } };
+        (void)cgroup_make(id, &t->cgroup);
 }
 
 void tree_done(Tree *t)
 {
-        if (t->cgroup)
-                (void)rmdir(t->cgroup);
-        free(t->cgroup);
-        t->cgroup = NULL;
+        cgroup_remove(&t->cgroup);
 }
 
 void tree_enter(const Tree *t)
 {
-        if (t->cgroup)
-                (void)cgroup_write(t->cgroup, "cgroup.procs", "0");
-}
-
-static void cgroup_each(const char *cgroup, void (*each)(const char *pid, const char *userdata),
-                        const char *userdata)
-{
-        _cleanup_free_ char *path = NULL, *pids = NULL;
-        if (asprintf(&path, "%s/cgroup.procs", cgroup) < 0) {
-                path = NULL;
-                return;
-        }
-        if (fs_read_file(path, CGROUP_PROCS_MAX, &pids, NULL) < 0)
-                return;
-        char *rest = pids;
-        for (char *line; (line = strsep(&rest, "\n"));)
-                if (*line)
-                        each(line, userdata);
-}
-
-static void cgroup_pid_move(const char *pid, const char *cgroup)
-{
-        (void)cgroup_write(cgroup, "cgroup.procs", pid);
-}
-
-static void cgroup_pid_kill(const char *pid, const char *userdata)
-{
-        pid_t n = (pid_t)strtol(pid, NULL, 10);
-        if (n > 1) /* 0: of another pid namespace */
-                (void)kill(n, SIGKILL);
+        cgroup_enter(&t->cgroup);
 }
 
 void tree_release(const Tree *t)
 {
-        if (!t->cgroup)
-                return;
-        _cleanup_free_ char *own = cgroup_own();
-        if (own)
-                cgroup_each(t->cgroup, cgroup_pid_move, own);
-}
-
-void tree_reap(const char *id)
-{
-        _cleanup_free_ char *cgroup = cgroup_of(id);
-        if (!cgroup || access(cgroup, F_OK) < 0)
-                return;
-        if (cgroup_write(cgroup, "cgroup.kill", "1") < 0)
-                cgroup_each(cgroup, cgroup_pid_kill, NULL);
-        /* The dead leave the group a moment after the signal. */
-        for (int i = 0; i < 20 && rmdir(cgroup) < 0 && errno == EBUSY; i++)
-                (void)usleep(1000);
+        cgroup_release(&t->cgroup);
 }

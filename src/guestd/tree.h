@@ -3,9 +3,8 @@
 
 /*
  * All processes below one: found by their parents in /proc, which is complete as long as the root is their
- * subreaper; and gathered in a cgroup of their own where a cgroup v2 hierarchy can be written, whose
- * cgroup.kill (Linux 5.14) outruns a fork bomb. Signals go through pidfds where the kernel has them, so that
- * a reused pid is never hit.
+ * subreaper; and gathered in a cgroup of their own where there can be one. Signals go through pidfds where
+ * the kernel has them, so that a reused pid is never hit.
  */
 
 #include <stdbool.h>
@@ -13,9 +12,11 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "guestd/cgroup.h"
+
 typedef struct Tree {
-        pid_t root;   /* not a member itself */
-        char *cgroup; /* absolute path; NULL: there is none */
+        pid_t root; /* not a member itself */
+        Cgroup cgroup;
 } Tree;
 
 /* The caller is the root. Without a cgroup when none can be made. id: a checked one. */
@@ -28,9 +29,10 @@ int tree_signal(const Tree *t, int signal);
 /* One round of SIGKILL: stops them all first, so that none forks away meanwhile. To be repeated until none
  * is left. */
 int tree_kill(const Tree *t);
+/* For what is faster than that, as one that forks and leaves at once, over and over: a quick look at the
+ * children that the root has now, and SIGKILL to these. To be repeated often. */
+void tree_chase(const Tree *t);
 /* Puts what is left back into the root's own cgroup, so that tree_done() can remove this one. */
 void tree_release(const Tree *t);
 /* Whether a member has one of these open (pipes, by what fstat(2) says of them). */
 bool tree_holds(const Tree *t, const struct stat *files, size_t n_files);
-/* For a root that died without a word: kills what is in its cgroup, and removes it. */
-void tree_reap(const char *id);
