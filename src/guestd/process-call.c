@@ -9,7 +9,7 @@
 #include "guestd/spool.h"
 #include "proto/message.h"
 
-#define LIST_BYTES_MAX 196608u /* of one answer to process.list */
+#define LIST_BYTES_MAX 65536u /* of one answer to process.list, and one process more */
 
 static void put(json_object *o, const char *key, json_object *value)
 {

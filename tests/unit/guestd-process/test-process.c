@@ -337,6 +337,52 @@ START_TEST(what_is_left_behind_is_left_alone)
 }
 END_TEST
 
+/* Pages follow each other by the processes' own numbers: what is forgotten in between moves nothing. */
+START_TEST(list_by_id_and_in_pages)
+{
+        enum { N = 150 };
+        char params[1024], id[16], word[513];
+        memset(word, '\\', sizeof(word) - 1);
+        word[sizeof(word) - 1] = 0;
+        for (unsigned i = 1; i <= N; i++) {
+                (void)snprintf(params, sizeof(params), "{\"id\":\"%x\",\"argv\":[\"true\",\"%s\"]}", i,
+                               word);
+                ck_assert_str_eq(start(params), "");
+                wait_until(&w.n_exited, i);
+        }
+        json_object *list;
+        ck_assert_str_eq(call("process.list", "{\"id\":\"7f\"}"), "");
+        ck_assert(json_object_object_get_ex(w.reply, "processes", &list));
+        ck_assert_uint_eq(json_object_array_length(list), 1);
+        ck_assert_str_eq(message_str(json_object_array_get_idx(list, 0), "id", ""), "7f");
+        ck_assert_str_eq(message_str(json_object_array_get_idx(list, 0), "state", ""), "exited");
+        ck_assert_str_eq(call("process.list", "{\"id\":\"no-such\"}"), "");
+        ck_assert(json_object_object_get_ex(w.reply, "processes", &list));
+        ck_assert_uint_eq(json_object_array_length(list), 0);
+
+        unsigned n_pages = 0, n_seen = 0;
+        for (int64_t from = 0; n_pages == 0 || from > 0; n_pages++) {
+                (void)snprintf(params, sizeof(params), "{\"from\":%lld}", (long long)from);
+                ck_assert_str_eq(call("process.list", params), "");
+                from = message_int(w.reply, "next", 0);
+                ck_assert(json_object_object_get_ex(w.reply, "processes", &list));
+                ck_assert_uint_lt(strlen(json_object_to_json_string(w.reply)), MESSAGE_JSON_MAX);
+                for (size_t i = 0; i < json_object_array_length(list); i++) {
+                        (void)snprintf(id, sizeof(id), "%x", ++n_seen);
+                        ck_assert_str_eq(message_str(json_object_array_get_idx(list, i), "id", ""), id);
+                }
+                /* All that was seen so far but the last, which is where the next page begins behind. */
+                for (unsigned i = 1; i < n_seen; i++) {
+                        (void)snprintf(params, sizeof(params), "{\"id\":\"%x\"}", i);
+                        (void)call("process.forget", params);
+                }
+        }
+        ck_assert_uint_gt(n_pages, 1);
+        ck_assert_uint_eq(n_seen, N);
+        wait_no_children();
+}
+END_TEST
+
 START_TEST(at_most_so_many)
 {
         for (unsigned i = 0; i < 8; i++) {
@@ -407,6 +453,7 @@ int main(void)
         tcase_add_test(c, kill_ends_the_tree);
         tcase_add_test(c, timeout_ends_the_tree);
         tcase_add_test(c, what_is_left_behind_is_left_alone);
+        tcase_add_test(c, list_by_id_and_in_pages);
         tcase_add_test(c, at_most_so_many);
         tcase_add_test(c, nothing_leaks);
         suite_add_tcase(s, c);
