@@ -32,7 +32,8 @@ enum {
 };
 
 typedef struct Cli {
-        sd_bus *bus; /* opened by cli_bus() when first asked for */
+        sd_bus *bus;          /* opened by cli_bus() when first asked for */
+        sd_bus_message *call; /* the one being made */
         bool user;
         bool json;
         const char *host; /* -H, or NULL */

@@ -44,7 +44,21 @@ sd_bus_message *client_call_new(Cli *c, const char *path, const char *interface,
                 return NULL;
         }
         (void)sd_bus_message_set_allow_interactive_authorization(m, true);
-        return m;
+        sd_bus_message_unref(c->call);
+        return c->call = m;
+}
+
+int client_append(sd_bus_message *m, const char *types, ...)
+{
+        va_list ap;
+        int r;
+
+        va_start(ap, types);
+        r = sd_bus_message_appendv(m, types, ap);
+        va_end(ap);
+        if (r < 0)
+                cli_fail("this cannot be given over D-Bus: it is not valid UTF-8");
+        return r;
 }
 
 const char *client_error_name(const sd_bus_error *e)
@@ -74,7 +88,7 @@ int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *
         int r;
 
         r = sd_bus_call(c->bus, m, timeout_usec, e, ret_reply);
-        sd_bus_message_unref(m);
+        c->call = sd_bus_message_unref(c->call);
         if (r < 0 && !ret_error)
                 (void)client_print_error(e, r);
         return r < 0 ? r : 0;
@@ -92,7 +106,6 @@ int client_guest_path(Cli *c, const char *guest, char **ret)
                 return -ENOTCONN;
         r = sd_bus_message_append(m, "s", guest);
         if (r < 0) {
-                sd_bus_message_unref(m);
                 cli_fail("no guest can have this name: it is not valid UTF-8");
                 return r;
         }

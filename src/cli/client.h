@@ -10,9 +10,10 @@
 
 /* The bus, connected; NULL after it has said why not. */
 sd_bus *client_bus(Cli *c);
-/* A method call to be filled; NULL after it has said why not. */
+/* A method call to be filled, which is c's until the next one is made; NULL after it has said why not. */
 sd_bus_message *client_call_new(Cli *c, const char *path, const char *interface, const char *method);
-/* Sends it and frees it. 0 and *ret_reply (may be NULL), or a negative errno with *ret_error (may be NULL:
+int client_append(sd_bus_message *m, const char *types, ...); /* says what cannot be sent; negative errno */
+/* Sends it. 0 and *ret_reply (may be NULL), or a negative errno with *ret_error (may be NULL:
  * then the error is printed). timeout_usec: UINT64_MAX waits for ever. */
 int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *ret_error,
                 sd_bus_message **ret_reply);

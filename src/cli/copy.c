@@ -176,7 +176,6 @@ static int start(Copy *c, const char *source, const char *destination)
         if (r >= 0)
                 r = append_options(c, m);
         if (r < 0) {
-                sd_bus_message_unref(m);
                 return cli_fail("%s: this name cannot be given over D-Bus: it is not valid UTF-8; copy its "
                                 "directory",
                                 source);

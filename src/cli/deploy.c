@@ -79,7 +79,7 @@ static int enable(Cli *c, const char *domain)
         _cleanup_message_ sd_bus_message *reply = NULL;
         sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "EnableChannels");
 
-        if (!m || sd_bus_message_append(m, "sa{sv}", domain, 0) < 0 ||
+        if (!m || client_append(m, "sa{sv}", domain, 0) < 0 ||
             client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
         if (!c->json)
@@ -117,7 +117,7 @@ static int wait_ready(Cli *c, const char *domain, uint64_t timeout_usec)
 {
         sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "WaitReady");
 
-        if (!m || sd_bus_message_append(m, "st", domain, timeout_usec) < 0 ||
+        if (!m || client_append(m, "st", domain, timeout_usec) < 0 ||
             client_call(c, m, UINT64_MAX, NULL, NULL) < 0)
                 return EXIT_FAILED;
         if (!c->json)

@@ -27,7 +27,7 @@ static int channels(Cli *c, int argc, char **argv, bool enable)
                 return cli_usage(argv[0], "takes one domain");
         if (dry_run) {
                 m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "PreviewChannels");
-                if (!m || sd_bus_message_append(m, "sb", argv[optind], enable) < 0 ||
+                if (!m || client_append(m, "sb", argv[optind], enable) < 0 ||
                     client_call(c, m, UINT64_MAX, NULL, &reply) < 0 ||
                     sd_bus_message_read(reply, "s", &diff) < 0)
                         return EXIT_FAILED;
@@ -42,7 +42,7 @@ static int channels(Cli *c, int argc, char **argv, bool enable)
                 return EXIT_DONE;
         }
         m = client_call_new(c, BUS_PATH, IFACE_MANAGER, enable ? "EnableChannels" : "DisableChannels");
-        if (!m || sd_bus_message_append(m, "sa{sv}", argv[optind], 0) < 0 ||
+        if (!m || client_append(m, "sa{sv}", argv[optind], 0) < 0 ||
             client_call(c, m, UINT64_MAX, NULL, &reply) < 0 || sd_bus_message_read(reply, "b", &live) < 0)
                 return EXIT_FAILED;
         if (c->json) {

@@ -136,7 +136,7 @@ static int on_owner(sd_bus_message *m, void *userdata, sd_bus_error *e)
 /* Not waited for: the answer comes when the guest has done it, and what is typed goes on meanwhile. */
 static void job_tell(Exec *x, const char *interface, const char *method, const char *types, ...)
 {
-        _cleanup_message_ sd_bus_message *m = client_call_new(x->cli, x->job, interface, method);
+        sd_bus_message *m = client_call_new(x->cli, x->job, interface, method);
         va_list ap;
 
         if (!m)

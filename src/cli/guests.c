@@ -174,7 +174,7 @@ int command_wait(Cli *c, int argc, char **argv)
         if (argc - optind != 1)
                 return cli_usage("wait", "takes one guest");
         m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "WaitReady");
-        if (!m || sd_bus_message_append(m, "st", argv[optind], timeout) < 0)
+        if (!m || client_append(m, "st", argv[optind], timeout) < 0)
                 return EXIT_FAILED;
         if (client_call(c, m, UINT64_MAX, NULL, NULL) < 0)
                 return EXIT_FAILED;
@@ -212,7 +212,7 @@ int command_ping(Cli *c, int argc, char **argv)
                 sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "Ping");
                 uint64_t rtt;
 
-                if (!m || sd_bus_message_append(m, "s", guest) < 0)
+                if (!m || client_append(m, "s", guest) < 0)
                         return EXIT_FAILED;
                 if (client_call(c, m, UINT64_MAX, NULL, &reply) >= 0 &&
                     sd_bus_message_read(reply, "t", &rtt) >= 0) {

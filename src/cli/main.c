@@ -243,6 +243,7 @@ int main(int argc, char **argv)
                         r = run(&cli, c, argc - optind, argv + optind);
                         if (fflush(stdout) != 0 && r == EXIT_DONE && errno != EPIPE)
                                 r = cli_fail("standard output: %s", strerror(errno));
+                        sd_bus_message_unref(cli.call);
                         sd_bus_flush_close_unref(cli.bus);
                         return r;
                 }

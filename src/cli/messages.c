@@ -37,7 +37,6 @@ static int message_new(Cli *c, const char *method, const char *guest, const char
         if (r >= 0)
                 r = sd_bus_message_append_array(m, 'y', payload, n);
         if (r < 0) {
-                sd_bus_message_unref(m);
                 cli_fail("the topic cannot be sent: %s", strerror(-r));
                 return r;
         }

@@ -57,9 +57,8 @@ int command_queue(Cli *c, int argc, char **argv)
         if (argc != 2)
                 return cli_usage("queue", "takes a guest, and drop with an id to take an item out");
         m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "ListQueue");
-        if (!m)
+        if (!m || client_append(m, "s", argv[1]) < 0)
                 return EXIT_FAILED;
-        (void)sd_bus_message_append(m, "s", argv[1]);
         r = client_call(c, m, UINT64_MAX, NULL, &reply);
         if (r < 0)
                 return EXIT_FAILED;

@@ -6,6 +6,8 @@ import os
 import select
 import subprocess
 
+import pytest
+
 from lab import tree
 from lab.need import built, eventually
 
@@ -91,6 +93,31 @@ def test_usage(lab, vm):
         assert lab.vmferry(*argv).returncode == 2, argv
     assert lab.vmferry("--help", check=True).stdout
     assert lab.vmferry("--version", check=True).stdout
+
+
+@pytest.mark.parametrize("argv,status", [
+    (["status", "nobody"], 1), (["wait", "nobody"], 1), (["wait", "--timeout", "soon", "lab"], 2), (["wait", "\udcff"], 1),
+    (["ping", "-c", "1", "\udcff"], 1), (["ping", "-c", "1", "nobody"], 1), (["jobs", "extra"], 2), (["cancel", "x"], 2),
+    (["cancel", "4000000"], 1), (["queue", "nobody"], 1), (["queue", "\udcff"], 1), (["queue", "lab", "drop", "4000000"], 1),
+    (["send", "nobody", "note", "x"], 1), (["send", "lab", "a/b", "x"], 1), (["send", "lab", "\udcff", "x"], 1),
+    (["call", "lab", "nothing", "x"], 1), (["call", "lab"], 2), (["call", "\udcff", "echo", "x"], 1),
+    (["exec", "nobody", "--", "true"], 125), (["exec", "\udcff", "--", "true"], 125), (["exec", "lab", "--", "\udcff"], 125),
+    (["exec", "-e", "A=\udcff", "lab", "--", "true"], 125), (["exec", "-e", "nothing", "lab", "--", "true"], 2),
+    (["exec", "--timeout", "x", "lab", "--", "true"], 2), (["exec", "-w", "relative", "lab", "--", "true"], 125),
+    (["exec", "lab", "--", "/no/such"], 127), (["exec", "lab", "--", "/etc"], 126), (["exec", "--attach", "x"], 2),
+    (["exec", "--attach", "4000000"], 125), (["exec", "--detach", "nobody", "--", "true"], 125),
+    (["exec", "-t", "nobody", "--", "true"], 125), (["shell", "nobody"], 125), (["shell", "-u", "nobody-here", "lab"], 125),
+    (["cp", "/no/such/file", "lab:/tmp/x"], 1), (["cp", "lab:/no/such", "/tmp/vmferry-never"], 1), (["cp", "a", "b"], 2),
+    (["cp", "lab:/a", "lab:/b"], 2), (["cp", "/etc/passwd", "nobody:/x"], 1), (["cp", "/etc/passwd", "lab:\udcff"], 1),
+    (["cp", "-", "lab:/no/such/dir/x"], 1), (["monitor", "nobody"], 1), (["enable", "nobody"], 1), (["disable", "\udcff"], 1),
+    (["actions", "check", "/no/such"], None), (["upgrade", "nobody"], 1), (["metrics", "extra"], 2),
+])
+def test_errors_are_one_line(lab, vm, argv, status):
+    """And nothing is lost hold of on the way: a build with sanitizers ends with 99 then."""
+    r = lab.vmferry(*argv, input="")
+    assert status in (None, r.returncode) and r.returncode != 99, (r.returncode, r.stderr)
+    assert status != 1 or r.stderr.count("\n") == 1, r.stderr
+    assert r.returncode == 0 or r.stderr
 
 
 def test_cp(lab, client, vm):
