@@ -48,8 +48,7 @@ typedef struct Supervisor {
         Spool spools[2];
         Client clients[CLIENTS_MAX];
         size_t n_clients;
-        struct stat held[2]; /* the outputs of a command that isn't detached */
-        size_t n_held;
+        int held[2]; /* the outputs of a command that isn't detached, as O_PATH: neither read nor written */
         uint64_t timeout_at, kill_at, kill_again_usec, check_at, check_usec;
 } Supervisor;
 
@@ -81,6 +80,18 @@ static uint64_t usec_after(uint64_t now, uint64_t usec)
         return usec > USEC_INFINITY - now ? USEC_INFINITY : now + usec;
 }
 
+/* A pipe of which somebody has the writing end: the reading end, looked at for a moment, is not hung up. */
+static bool is_held(int path_fd)
+{
+        char path[32];
+        if (path_fd < 0)
+                return false;
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        return fd < 0 || poll(&p, 1, 0) < 0 || !(p.revents & POLLHUP);
+}
+
 /* Whether the job is still somebody's: of the command, or of what it left with an output in its hands. */
 static bool job_goes_on(Supervisor *s)
 {
@@ -90,7 +101,7 @@ static bool job_goes_on(Supervisor *s)
                 return false;
         if (s->spec->detach)
                 return s->output[0] >= 0 || s->output[1] >= 0;
-        return s->n_held > 0 && tree_holds(&s->tree, s->held, s->n_held);
+        return is_held(s->held[0]) || is_held(s->held[1]);
 }
 
 static void tree_end(Supervisor *s)
@@ -383,6 +394,17 @@ static int detach_prepare(Supervisor *s)
         return 0;
 }
 
+/* -EBADF where there is none to look at: /dev/null. */
+static int pipe_watch(int fd)
+{
+        struct stat st;
+        char path[32];
+        if (fstat(fd, &st) < 0 || !S_ISFIFO(st.st_mode))
+                return -EBADF;
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        return open(path, O_PATH | O_CLOEXEC);
+}
+
 static int user_find(const SupervisorSpec *spec, User *ret, CommandError *e)
 {
         e->stage = SUPERVISOR_USER;
@@ -422,8 +444,7 @@ static int supervisor_start(Supervisor *s, CommandError *e)
                 return r;
         /* Not a terminal: the kernel hangs it up for all when the command, its session's leader, ends. */
         for (int i = 1; !spec->detach && !spec->terminal && i < 3; i++)
-                if (fstat(spec->stdio[i], &s->held[s->n_held]) == 0 && S_ISFIFO(s->held[s->n_held].st_mode))
-                        s->n_held++;
+                s->held[i - 1] = pipe_watch(spec->stdio[i]);
         tree_init(&s->tree, spec->id);
         s->timeout_at = usec_after(fs_now_usec(), spec->timeout_usec);
         r = command_start(spec, &s->tree, &user, !spec->user, &s->command, e);
@@ -440,6 +461,7 @@ _Noreturn void supervisor_run(const SupervisorSpec *spec)
                 .signal_fd = -EBADF,
                 .listener = -EBADF,
                 .output = { -EBADF, -EBADF },
+                .held = { -EBADF, -EBADF },
                 .job_fd = -EBADF,
                 .clients = { { .fd = spec->control_fd, .kind = CLIENT_GUESTD } },
                 .n_clients = 1,

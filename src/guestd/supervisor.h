@@ -7,7 +7,7 @@
  * into its spool. A detached one outlives guestd and is found again by the socket in its job's directory.
  *
  * After the command has ended by itself, what it has left running is its own affair, as with ssh: only as
- * long as something in its tree holds an output open is the job not over, and can be killed or run out of
+ * long as somebody holds an output open is the job not over, and its tree can be killed or run out of
  * time. Then the supervisor leaves.
  */
 

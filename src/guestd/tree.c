@@ -207,34 +207,6 @@ void tree_chase(const Tree *t)
         chase(t->root, CHASE_DEPTH);
 }
 
-bool tree_holds(const Tree *t, const struct stat *files, size_t n_files)
-{
-        _cleanup_(members_done) Members m = { 0 };
-        if (members_load(t->root, &m) < 0)
-                return true;
-        for (size_t i = 0; i < m.n; i++) {
-                if (!m.items[i].is_ours || m.items[i].is_dead)
-                        continue;
-                char path[64];
-                (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)m.items[i].pid);
-                DIR *dir = opendir(path);
-                if (!dir)
-                        continue;
-                bool found = false;
-                for (struct dirent *entry; !found && (entry = readdir(dir));) {
-                        struct stat st;
-                        if (entry->d_name[0] == '.' || fstatat(dirfd(dir), entry->d_name, &st, 0) < 0)
-                                continue;
-                        for (size_t k = 0; k < n_files; k++)
-                                found |= st.st_dev == files[k].st_dev && st.st_ino == files[k].st_ino;
-                }
-                (void)closedir(dir);
-                if (found)
-                        return true;
-        }
-        return false;
-}
-
 void tree_init(Tree *t, const char *id)
 {
         *t = (Tree){ .root = getpid(), .cgroup = { .mount = -EBADF } };

@@ -9,7 +9,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "guestd/cgroup.h"
@@ -34,5 +33,3 @@ int tree_kill(const Tree *t);
 void tree_chase(const Tree *t);
 /* Puts what is left back into the root's own cgroup, so that tree_done() can remove this one. */
 void tree_release(const Tree *t);
-/* Whether a member has one of these open (pipes, by what fstat(2) says of them). */
-bool tree_holds(const Tree *t, const struct stat *files, size_t n_files);
