@@ -122,6 +122,59 @@ def test_target(host):
                10, "the guest's target")
 
 
+FOLLOWER = """[Unit]
+PartOf=vmferry-guest@lab.target
+After=vmferry-guest@lab.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'echo up >> /srv/follower'
+ExecStop=/bin/sh -c 'echo down >> /srv/follower'
+
+[Install]
+WantedBy=vmferry-guest@lab.target
+"""
+
+
+def test_off_and_on(rule):
+    """What hangs on the guest's target comes and goes with it. What alice queues is opened as alice, whoever was hostd then, and
+    she may queue so much and no more."""
+    host = rule
+    wait_ready(host)
+    host.write("/etc/systemd/system/follower.service", FOLLOWER)
+    host.write("/etc/vmferry/hostd.conf.d/few.conf", "[Host]\nMaxQueuedPerCaller=3\n")
+    host.shell("systemctl daemon-reload; systemctl enable --now follower.service; systemctl reload vmferry-hostd.service; "
+               "echo secret > /srv/secret && chmod 600 /srv/secret; for f in own later; do echo $f > /alice/$f; "
+               "chown alice: /alice/$f; chmod 600 /alice/$f; done")
+    host.run("virsh", "-q", "destroy", "lab")
+
+    def target():
+        return host.run("systemctl", "is-active", "vmferry-guest@lab.target", check=False).stdout.strip()
+    eventually(lambda: target() == "inactive", 10, "the target's end")
+
+    def push(source, user="alice"):
+        return call(host, "Push", "sssa{sv}", "lab", source, "/srv/from-queue" + source.replace("/", "-"), "1", "queue", "b", "true",
+                    user=user, check=False)
+    own, secret, later = (reply(push(source))[1] for source in ("/alice/own", "/srv/secret", "/alice/later"))
+    r = push("/alice/own")
+    assert r.returncode and "MaxQueuedPerCaller" in r.stderr, r.stderr
+    ours = reply(push("/srv/secret", user=None))[1]
+    # What is pushed is what is there when the guest is.
+    host.shell("ln -sf /srv/secret /alice/later; chown -h alice: /alice/later; "
+               "kill -9 $(systemctl show -P MainPID vmferry-hostd.service)")
+    host.run("virsh", "-q", "start", "lab")
+    eventually(lambda: call(host, "ListGuests", check=False).returncode == 0, 20, "another hostd")
+    wait_ready(host)
+    assert ended(host, own)["State"] == "done"
+    for path in secret, later:
+        assert ended(host, path)["ErrorName"] == "org.vmferry1.Error.PermissionDenied"
+    assert ended(host, ours)["State"] == "done"
+    eventually(lambda: target() == "active", 10, "the guest's target")
+    eventually(lambda: host.shell("cat /srv/follower").stdout == "up\ndown\nup\n", 10, "what follows it")
+    host.shell("systemctl disable --now follower.service; rm /etc/vmferry/hostd.conf.d/few.conf; systemctl reload vmferry-hostd")
+
+
 def test_actions_of_three_directories(host):
     """By name, /run over /etc over /usr/lib; an empty file and a link to /dev/null mask."""
     action = "[Action]\nDescription={where}\nGuests=nobody\n[Step x]\nRun=/bin/true\n"
