@@ -39,7 +39,8 @@ _vmferry() {
                     call) options='--timeout' ;;
                     shell) options='-u --user' ;;
                     enable | disable) options='--dry-run' ;;
-                    upgrade) options='--all' ;;
+                    upgrade) options='--all --at-once --agent= --force --timeout' ;;
+                    adopt) options='--agent= --dry-run --no-enable --timeout' ;;
                 esac
                 mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
             elif ((COMP_CWORD == at + 1)) || [[ ${COMP_WORDS[COMP_CWORD - 1]} == -* ]]; then
@@ -69,7 +70,15 @@ _vmferry() {
             mapfile -t COMPREPLY < <(compgen -W "$(vmferry "${bus[@]}" --json jobs 2>/dev/null |
                 sed -n 's/.*"Id":\([0-9]*\).*/\1/p')" -- "$cur")
             ;;
-        deploy) mapfile -t COMPREPLY < <(compgen -f -W '--dry-run --backend=' -- "$cur") ;;
+        deploy)
+            if [[ $cur == -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W '--agent= --backend=libguestfs --backend=nbd --dry-run --no-enable' -- "$cur")
+                [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+            else
+                mapfile -t COMPREPLY < <(compgen -f -W "$(_vmferry_guests)" -- "$cur")
+                compopt -o filenames
+            fi
+            ;;
         actions) mapfile -t COMPREPLY < <(compgen -W 'check' -- "$cur") ;;
     esac
 }

@@ -6,8 +6,10 @@
  */
 
 #include <getopt.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "base/fs.h"
@@ -34,6 +36,24 @@ static char *connect_uri(Cli *c)
         if (client_properties(c, BUS_PATH, IFACE_MANAGER, true, &p) >= 0)
                 uri = json_str(p, "ConnectUri");
         return uri[0] ? strdup(uri) : NULL;
+}
+
+static volatile sig_atomic_t watched;
+
+/* The terminal's own signals reach both of us. */
+static void on_signal(int number)
+{
+        if (number == SIGTERM)
+                (void)kill((pid_t)watched, number);
+}
+
+static void catch_signals(void (*handler)(int))
+{
+        static const int numbers[] = { SIGINT, SIGQUIT, SIGHUP, SIGTERM };
+        const struct sigaction action = { .sa_handler = handler };
+
+        for (size_t i = 0; i < ELEMENTSOF(numbers); i++)
+                (void)sigaction(numbers[i], &action, NULL);
 }
 
 /* Runs vmferry-deploy and waits: its exit status. */
@@ -67,9 +87,13 @@ static int run(const Deploy *d, const char *verb, const char *uri, uint64_t left
         int r = posix_spawn(&pid, program, NULL, NULL, argv, environ);
         if (r != 0)
                 return cli_fail("%s: %s", program, strerror(r));
+        /* It puts things back when it is interrupted, and we stay to tell how it ended. */
+        watched = pid;
+        catch_signals(on_signal);
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return cli_fail("%s: %s", program, strerror(errno));
+        catch_signals(SIG_DFL);
         return WIFEXITED(status) ? WEXITSTATUS(status)
                                  : cli_fail("%s was ended by signal %d", program, WTERMSIG(status));
 }
@@ -172,11 +196,12 @@ int command_deploy(Cli *c, int argc, char **argv)
 {
         Deploy d = { .cli = c };
         _cleanup_free_ char *uri = NULL;
+        struct stat st;
         int r = parse(&d, argc, argv, false);
 
         if (r != EXIT_DONE)
                 return r;
-        if (access(d.name, F_OK) == 0)
+        if (stat(d.name, &st) == 0 && !S_ISDIR(st.st_mode))
                 return run(&d, "deploy", NULL, 0);
         uri = connect_uri(c);
         r = run(&d, "deploy", uri ? uri : c->user ? "qemu:///session" : "qemu:///system", 0);

@@ -48,7 +48,7 @@ static int start(GuestAgent *a, InitSystem init)
 int adopt_run(const char *uri, const char *name, const Program *p, uint64_t timeout_usec, bool dry_run)
 {
         _cleanup_(domain_freep) Domain *domain = NULL;
-        _cleanup_(install_done) Install install = { .dry_run = dry_run };
+        Install install = { .dry_run = dry_run };
         _cleanup_free_ char *why = NULL;
         GuestAgent a;
         int r = domain_open(uri, name, &domain, &why);
@@ -65,7 +65,9 @@ int adopt_run(const char *uri, const char *name, const Program *p, uint64_t time
         report_step("agent", "the guest agent of %s answers", name);
         r = check_architecture(&a, p);
         if (r == 0)
-                r = install_run(&install, &a.target, p, false);
+                r = install_look(&install, &a.target, false);
+        if (r == 0)
+                r = install_run(&install, &a.target, p);
         if (r == 0 && !dry_run)
                 r = start(&a, install.init);
         return r < 0 ? report_failure("%s: %s", name, a.target.why[0] ? a.target.why : strerror(-r)) : 0;

@@ -145,6 +145,13 @@ static int agent_read(Target *t, const char *path, char **ret)
         return target_fail(t, -EIO, "%s cannot be read in the guest", path);
 }
 
+static int agent_make_directory(Target *t, const char *path)
+{
+        int status, r = run_on((GuestAgent *)t, "mkdir -m 0755 %s", path, &status, NULL);
+
+        return r < 0 ? r : status == 0 ? 0 : target_fail(t, -EIO, "%s cannot be made in the guest", path);
+}
+
 static int write_chunks(GuestAgent *a, int64_t handle, const uint8_t *data, size_t n)
 {
         for (size_t done = 0; done < n;) {
@@ -193,12 +200,8 @@ static int agent_put(Target *t, const char *path, const void *data, size_t n, mo
                         *quoted = g_shell_quote(path);
         g_autofree char *finish = g_strdup_printf("chown 0:0 %%s && chmod %04o %%s && sync && mv -f %%s %s",
                                                   (unsigned)mode, quoted);
-        int status, r = run_on(a, "mkdir -p %s", directory, &status, NULL);
+        int status, r = write_file(a, fresh, data, n);
 
-        if (r == 0 && status != 0)
-                return target_fail(t, -EIO, "%s cannot be made in the guest", directory);
-        if (r == 0)
-                r = write_file(a, fresh, data, n);
         if (r == 0 && (r = agent_is_same(t, fresh, data, n)) == 0)
                 r = target_fail(t, -EIO, "%s did not arrive whole in the guest", path);
         if (r > 0) {
@@ -217,17 +220,21 @@ static int agent_put(Target *t, const char *path, const void *data, size_t n, mo
 
 static int agent_link(Target *t, const char *path, const char *to)
 {
-        g_autofree char *directory = g_path_get_dirname(path), *quoted_path = g_shell_quote(path),
-                        *quoted_to = g_shell_quote(to);
-        g_autofree char *format = g_strdup_printf("mkdir -p %%s && ln -sf %s %s", quoted_to, quoted_path);
-        int status, r = run_on((GuestAgent *)t, format, directory, &status, NULL);
+        g_autofree char *quoted_to = g_shell_quote(to);
+        g_autofree char *format = g_strdup_printf("ln -sf %s %%s", quoted_to);
+        int status, r = run_on((GuestAgent *)t, format, path, &status, NULL);
 
         return r < 0 ? r : status == 0 ? 0 : target_fail(t, -EIO, "%s cannot be linked in the guest", path);
 }
 
 void guest_agent_init(GuestAgent *a, Domain *d, uint64_t deadline_usec)
 {
-        static const TargetOps ops = { agent_is_there, agent_is_same, agent_read, agent_put, agent_link };
+        static const TargetOps ops = { .is_there = agent_is_there,
+                                       .is_same = agent_is_same,
+                                       .read = agent_read,
+                                       .make_directory = agent_make_directory,
+                                       .put = agent_put,
+                                       .link = agent_link };
 
         *a = (GuestAgent){ .target.ops = &ops, .domain = d, .deadline_usec = deadline_usec };
 }

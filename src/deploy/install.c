@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The unit and the rule are those of the guest's package, carried inside of this program. The daemon comes
- * last: until it is there, nothing that points to it does anything.
+ * The unit and the rule are those of the guest's package, carried inside of this program. What starts the
+ * daemon comes after it: half an installation starts nothing.
  */
 
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "deploy/install.h"
@@ -56,16 +55,6 @@ static const char sysv_script[] = "#!/bin/sh\n"
                                   "esac\n";
 static const char configuration[] = "# What the host may do here: see guestd.conf(5).\n[Guest]\n";
 
-int target_fail(Target *t, int error, const char *format, ...)
-{
-        va_list ap;
-
-        va_start(ap, format);
-        (void)vsnprintf(t->why, sizeof(t->why), format, ap);
-        va_end(ap);
-        return error;
-}
-
 const char *init_system_to_string(InitSystem i)
 {
         static const char *const names[] = { "systemd", "OpenRC", "busybox init", "SysV init",
@@ -109,22 +98,52 @@ static int find_init(Target *t, InitSystem *ret)
         return MIN(r, 0);
 }
 
-static int remember(Install *i, const char *path)
+/* The directory of a path. */
+static int parent_of(Target *t, const char *path, char **ret)
 {
-        char **paths = reallocarray(i->paths, i->n_written + 2, sizeof(char *));
+        size_t n = (size_t)(strrchr(path, '/') - path);
 
-        if (!paths)
-                return -ENOMEM;
-        i->paths = paths;
-        paths[i->n_written] = strdup(path);
-        paths[i->n_written + 1] = NULL;
-        return paths[i->n_written++] ? 0 : -ENOMEM;
+        *ret = n > 0 ? strndup(path, n) : strdup("/");
+        return *ret ? 0 : target_fail(t, -ENOMEM, "no memory");
+}
+
+/* The directory's label, as the guest's kernel would give it to a new file. */
+static int label(Install *i, Target *t, const char *path, const char *like)
+{
+        int r = t->ops->label ? t->ops->label(t, path, like) : 0;
+
+        if (r > 0)
+                i->n_labelled++;
+        return MIN(r, 0);
+}
+
+static int check_interrupted(Target *t)
+{
+        return t->interrupted && *t->interrupted ? target_fail(t, -EINTR, "interrupted") : 0;
+}
+
+static int make_directories(Install *i, Target *t, const char *path)
+{
+        _cleanup_free_ char *parent = NULL;
+        int r = t->ops->is_there(t, path);
+
+        if (r != 0)
+                return MIN(r, 0);
+        r = parent_of(t, path, &parent);
+        if (r == 0)
+                r = make_directories(i, t, parent);
+        if (r == 0)
+                r = t->ops->make_directory(t, path);
+        return r < 0 ? r : label(i, t, path, parent);
 }
 
 static int put(Install *i, Target *t, const char *path, const void *data, size_t n, mode_t mode)
 {
-        int r = t->ops->is_same(t, path, data, n);
+        _cleanup_free_ char *parent = NULL;
+        int r = check_interrupted(t);
 
+        if (r == 0)
+                r = t->ops->is_same(t, path, data, n);
         if (r < 0)
                 return r;
         if (r > 0) {
@@ -134,8 +153,16 @@ static int put(Install *i, Target *t, const char *path, const void *data, size_t
         report_step("write", "%s %s (%zu bytes)", i->dry_run ? "would write" : "writing", path, n);
         if (i->dry_run)
                 return 0;
-        r = t->ops->put(t, path, data, n, mode);
-        return r < 0 ? r : remember(i, path);
+        r = parent_of(t, path, &parent);
+        if (r == 0)
+                r = make_directories(i, t, parent);
+        if (r == 0)
+                r = t->ops->put(t, path, data, n, mode);
+        if (r == 0)
+                r = label(i, t, path, parent);
+        if (r == 0)
+                i->n_written++;
+        return r;
 }
 
 static int put_text(Install *i, Target *t, const char *path, const char *text, mode_t mode)
@@ -145,6 +172,7 @@ static int put_text(Install *i, Target *t, const char *path, const char *text, m
 
 static int put_link(Install *i, Target *t, const char *path, const char *to)
 {
+        _cleanup_free_ char *parent = NULL;
         int r = t->ops->is_there(t, path);
 
         if (r != 0)
@@ -152,8 +180,16 @@ static int put_link(Install *i, Target *t, const char *path, const char *to)
         report_step("link", "%s %s to %s", i->dry_run ? "would link" : "linking", path, to);
         if (i->dry_run)
                 return 0;
-        r = t->ops->link(t, path, to);
-        return r < 0 ? r : remember(i, path);
+        r = parent_of(t, path, &parent);
+        if (r == 0)
+                r = make_directories(i, t, parent);
+        if (r == 0)
+                r = t->ops->link(t, path, to);
+        if (r == 0)
+                r = label(i, t, path, parent);
+        if (r == 0)
+                i->n_written++;
+        return r;
 }
 
 static char *replace_all(const char *text, const char *what, const char *with)
@@ -246,18 +282,24 @@ static int install_init(Install *i, Target *t)
         return 0;
 }
 
-int install_run(Install *i, Target *t, const Program *p, bool init_required)
+int install_look(Install *i, Target *t, bool required)
 {
         int r = find_init(t, &i->init);
 
         if (r < 0)
                 return r;
         report_step("init", "the guest runs %s", init_system_to_string(i->init));
-        if (i->init == INIT_NONE && init_required)
+        if (i->init == INIT_NONE && required)
                 return target_fail(
                         t, -EOPNOTSUPP,
                         "no systemd, OpenRC, SysV init or busybox inittab: nothing would start guestd");
-        r = t->ops->is_there(t, "/usr/lib/udev/rules.d");
+        return 0;
+}
+
+int install_run(Install *i, Target *t, const Program *p)
+{
+        int r = t->ops->is_there(t, "/usr/lib/udev/rules.d");
+
         if (r == 0)
                 r = t->ops->is_there(t, "/lib/udev/rules.d");
         if (r > 0)
@@ -268,13 +310,9 @@ int install_run(Install *i, Target *t, const Program *p, bool init_required)
                 r = put_text(i, t, "/etc/vmferry/guestd.conf", configuration, 0644);
         if (r >= 0)
                 r = put(i, t, PROGRAM_PATH, p->data, p->n, 0755);
-        return r < 0 ? r : install_init(i, t);
-}
-
-void install_done(Install *i)
-{
-        for (char **p = i->paths; p && *p; p++)
-                free(*p);
-        free(i->paths);
-        *i = (Install){};
+        if (r == 0)
+                r = install_init(i, t);
+        if (r == 0 && i->n_labelled > 0)
+                report_step("label", "labelled %u paths for SELinux", i->n_labelled);
+        return r;
 }

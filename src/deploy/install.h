@@ -16,10 +16,9 @@ const char *init_system_to_string(InitSystem i);
 typedef struct Install {
         bool dry_run;
         InitSystem init; /* found */
-        unsigned n_written;
-        char **paths; /* that were written, NULL-terminated; for labels */
+        unsigned n_written, n_labelled;
 } Install;
 
-/* 0, -errno with t->why. init_required: a guest without a known init is refused. */
-int install_run(Install *i, Target *t, const Program *p, bool init_required);
-void install_done(Install *i);
+/* Which init it has. 0, -errno with t->why. required: a guest without a known one is refused. */
+int install_look(Install *i, Target *t, bool required);
+int install_run(Install *i, Target *t, const Program *p); /* after that; 0, -errno with t->why */

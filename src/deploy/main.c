@@ -82,7 +82,8 @@ int main(int argc, char **argv)
                                       r == -ENOENT ? " (--agent=FILE names another vmferry-guestd)" : "");
         if (str_eq(verb, "adopt"))
                 return adopt_run(o.uri, name, &program, o.timeout_usec, o.dry_run);
-        if (!str_eq(o.backend, "libguestfs"))
-                return report_failure("there is no backend '%s'", o.backend);
-        return image_run(o.uri, name, &program, o.dry_run);
+        const ImageBackend *backend = image_backend(o.backend);
+        if (!backend)
+                return report_failure("there is no backend '%s', only libguestfs and nbd", o.backend);
+        return image_run(backend, o.uri, name, &program, o.dry_run);
 }

@@ -22,6 +22,22 @@ static const struct {
         { EM_PPC64, true, "ppc64le", "ppc64" },
 };
 
+int program_parse(const uint8_t *untrusted_data, size_t n, Program *ret)
+{
+        if (n < sizeof(Elf32_Ehdr) || memcmp(untrusted_data, ELFMAG, SELFMAG) != 0)
+                return -ENOEXEC;
+        bool is_big = untrusted_data[EI_DATA] == ELFDATA2MSB;
+        const uint8_t *type = untrusted_data + offsetof(Elf32_Ehdr, e_type),
+                      *machine = untrusted_data + offsetof(Elf32_Ehdr, e_machine);
+        unsigned k = is_big ? (unsigned)type[0] << 8 | type[1] : load_le16(type);
+        if (k != ET_EXEC && k != ET_DYN)
+                return -ENOEXEC;
+        *ret = (Program){ .machine = is_big ? (unsigned)machine[0] << 8 | machine[1] : load_le16(machine),
+                          .is_64bit = untrusted_data[EI_CLASS] == ELFCLASS64,
+                          .is_big_endian = is_big };
+        return 0;
+}
+
 int program_load(const char *path, Program *ret)
 {
         _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -46,17 +62,11 @@ int program_load(const char *path, Program *ret)
                         return k < 0 ? -errno : -EIO;
                 n += (size_t)k;
         }
-        if (memcmp(data, ELFMAG, SELFMAG) != 0)
-                return -ENOEXEC;
-        bool is_big = data[EI_DATA] == ELFDATA2MSB;
-        unsigned type = is_big ? (unsigned)data[16] << 8 | data[17] : load_le16(data + 16);
-        if (type != ET_EXEC && type != ET_DYN)
-                return -ENOEXEC;
-        *ret = (Program){ .n = n,
-                          .machine = is_big ? (unsigned)data[18] << 8 | data[19] : load_le16(data + 18),
-                          .is_64bit = data[EI_CLASS] == ELFCLASS64,
-                          .is_big_endian = is_big };
+        int r = program_parse(data, n, ret);
+        if (r < 0)
+                return r;
         ret->data = TAKE(data);
+        ret->n = n;
         return 0;
 }
 

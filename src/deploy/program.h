@@ -19,6 +19,8 @@ typedef struct Program {
 } Program;
 
 int program_load(const char *path, Program *ret); /* 0; -errno; -ENOEXEC: no ELF executable */
+/* The header alone, without data: 0; -ENOEXEC. */
+int program_parse(const uint8_t *untrusted_data, size_t n, Program *ret);
 void program_done(Program *p);
 const char *program_architecture(const Program *p); /* as libguestfs and uname(1) call it; "unknown" */
 /* x86_64 runs i386's programs, and aarch64 arm's, where the kernel was built so: only equal ones are taken.

@@ -6,6 +6,7 @@
  * Paths are absolute in the guest. Every operation that fails leaves a sentence in `why`.
  */
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -15,17 +16,23 @@
 
 typedef struct Target Target;
 typedef struct TargetOps {
-        int (*is_there)(Target *t, const char *path); /* 1, 0, -errno */
+        int (*is_there)(Target *t, const char *path); /* 1, 0, -errno; a link counts, wherever it leads */
         int (*is_same)(Target *t, const char *path, const void *data,
                        size_t n);                             /* 1, 0 (absent too), -errno */
         int (*read)(Target *t, const char *path, char **ret); /* text of at most 64 KiB */
+        int (*make_directory)(Target *t, const char *path);   /* one, root's, 0755 */
         int (*put)(Target *t, const char *path, const void *data, size_t n,
-                   mode_t mode); /* whole or not at all, with its directories */
+                   mode_t mode);                                  /* whole or not at all, root's */
         int (*link)(Target *t, const char *path, const char *to); /* a symlink, replaced */
+        /* Gives path the SELinux label of another one. 1, 0: that has none, -errno. NULL: the guest's own
+         * kernel does it. */
+        int (*label)(Target *t, const char *path, const char *like);
 } TargetOps;
 
 struct Target {
         const TargetOps *ops;
+        const volatile sig_atomic_t
+                *interrupted; /* nonzero: stop at the next step; NULL: a signal ends us */
         char why[512];
 };
 

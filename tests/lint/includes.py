@@ -25,13 +25,13 @@ CUSTOMS = {
     "libvirt/*": ("hostd/virt*", "deploy/domain.c"),
     "libvirt-glib/*": ("hostd/virt*",),
     "sqlite3.h": ("hostd/store*",),
-    "libxml/*": ("hostd/domain-xml*", "hostd/virt.c"),  # virt.c: xmlInitParser() before its thread
+    "libxml/*": ("hostd/domain-xml*", "hostd/virt.c", "deploy/disks-xml.c"),  # virt.c: xmlInitParser() before its thread
     "systemd/sd-bus*.h": ("hostd/bus*", "hostd/services*", "hostd/inbox*", "hostd/polkit*", "hostd/units*", "hostd/loop*", "cli/*"),
     "systemd/sd-event.h": ("hostd/loop*", "hostd/bus*", "hostd/polkit*", "hostd/units*", "cli/*"),
     "systemd/sd-daemon.h": ("hostd/loop*", "hostd/main*", "hostd/fdstore*"),
     "systemd/sd-journal.h": ("hostd/log*", "hostd/audit*"),
     "xxhash.h": ("proto/digest*",),
-    "guestfs.h": ("deploy/image.c",),
+    "guestfs.h": ("deploy/guestfs-library.h",),
     "glib*.h": ("hostd/*", "deploy/guest-agent.c"),
     "gio/*": (),
     "json.h": (),
