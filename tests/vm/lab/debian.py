@@ -10,9 +10,11 @@ from .need import need, tool
 from .virt import CONTROL, DATA, Domain, Image
 
 SUITE = "bookworm"
-PACKAGES = "systemd,systemd-sysv,dbus,udev,init-system-helpers,qemu-guest-agent"
+# kmod to libxml2: as a host of images, for vmferry deploy --backend=nbd, which vmferry-deploy with its libraries runs.
+PACKAGES = ("systemd,systemd-sysv,dbus,udev,init-system-helpers,qemu-guest-agent,"
+            "kmod,e2fsprogs,fdisk,lvm2,qemu-utils,libvirt0,libglib2.0-0,libjson-c5,libxml2")
 AGENT = "org.qemu.guest_agent.0"
-# From the initramfs, which has the drivers, to the disk.
+# From the initramfs, which has the drivers, to the disk that etc/lab-root names; the other drivers go with it.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s
 mount -t proc proc /proc
@@ -21,9 +23,11 @@ mount -t devtmpfs devtmpfs /dev
 while read -r module; do insmod "$module"; done < /lib/lab/modules
 mkdir -p /mnt
 for i in 1 2 3 4 5 6 7 8 9 10; do
-        mount -t ext4 /dev/vda /mnt && break
+        mount -t ext4 "/dev/$(cat /etc/lab-root)" /mnt && break
         sleep 0.2
 done
+mkdir -p /mnt/lib/modules
+cp -r /lib/modules/* /mnt/lib/modules/
 umount /proc /sys
 exec switch_root /mnt /sbin/init
 """
@@ -39,7 +43,7 @@ def cache():
 def root_archive():
     """The root as a tar file: unpack it with its owners, as root."""
     need(os.geteuid() == 0, "root (for debootstrap)")
-    archive = os.path.join(cache(), f"debian-{SUITE}.tar")
+    archive = os.path.join(cache(), f"debian-{SUITE}-2.tar")
     with open(archive + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(archive):
@@ -77,14 +81,22 @@ def disk(place, name, change=None, mib=1024):
     return image
 
 
+def starter(lab, device="vda"):
+    """A kernel and an initramfs for the system on that disk."""
+    name = "start-" + device
+    root = lab.place.directory(name)
+    for file, text in ("init", INIT), ("etc/lab-root", device):
+        path = os.path.join(root, file)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as f:
+            f.write(text)
+        os.chmod(path, 0o755)
+    if name not in lab.images:
+        lab.images[name] = Image(lab.place, name, guestd=False, root=root,
+                                 modules=("virtio_blk", "crc32c_generic", "libcrc32c", "crc16", "mbcache", "jbd2", "ext4"))
+    return lab.images[name]
+
+
 def machine(lab, name, change=None, channels=((CONTROL, None), (DATA, None)), **kw):
     """A domain that boots such a disk."""
-    root = lab.place.directory("debian-init")
-    with open(os.path.join(root, "init"), "w") as file:
-        file.write(INIT)
-    os.chmod(os.path.join(root, "init"), 0o755)
-    if "debian" not in lab.images:
-        lab.images["debian"] = Image(lab.place, "debian", guestd=False, root=root,
-                                     modules=("virtio_blk", "crc32c_generic", "libcrc32c", "crc16", "mbcache", "jbd2", "ext4"))
-    return Domain(lab.libvirtd, lab.place, name, lab.images["debian"], channels=channels,
-                  disks=[disk(lab.place, name, change)], **kw)
+    return Domain(lab.libvirtd, lab.place, name, starter(lab), channels=channels, disks=[disk(lab.place, name, change)], **kw)
