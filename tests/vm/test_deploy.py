@@ -282,7 +282,7 @@ def test_nbd_without_the_module(guest):
     guest.deployed(image)
 
 
-@pytest.mark.parametrize("kind", ["whole", "qcow2", "gpt", "lvm"])
+@pytest.mark.parametrize("kind", ["whole", "qcow2", "gpt", pytest.param("lvm", marks=pytest.mark.slow)])
 def test_nbd_layouts(guest, kind):
     image = "/srv/image-" + kind
     guest.ok(f"{kind} {guest.tree('systemd', init='systemd')} {image}")
@@ -306,6 +306,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", WRITTEN)
 def test_nbd_inits(guest, init):
     image = "/srv/init"
@@ -321,6 +322,7 @@ def test_nbd_inits(guest, init):
     guest.ok("cmp /srv/out /srv/bin/guestd")
 
 
+@pytest.mark.slow
 def test_nbd_updates_an_older_one(guest):
     image = "/srv/older"
     guest.ok(f"whole {guest.tree('openrc', init='openrc')} {image}; cp /srv/bin/guestd /srv/old; echo old >> /srv/old")
@@ -328,6 +330,7 @@ def test_nbd_updates_an_older_one(guest):
     assert re.findall(r"^writing (\S+)", guest.deployed(image), re.M) == ["/usr/sbin/vmferry-guestd"]
 
 
+@pytest.mark.slow
 def test_nbd_labels_what_it_wrote_only(guest):
     image, attribute = "/srv/labels", "security.selinux"
     guest.ok(f"whole {guest.tree('openrc', init='openrc')} {image}")
@@ -357,6 +360,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSED)
 def test_nbd_refuses(guest, what):
     image = "/srv/refused"
@@ -367,6 +371,7 @@ def test_nbd_refuses(guest, what):
     assert guest.ok(f"sha256sum < {image}") == before
 
 
+@pytest.mark.slow
 def test_nbd_a_full_file_system_stays_whole(guest):
     image = "/srv/full"
     guest.ok(f"whole {guest.tree('openrc', init='openrc')} {image} 1M")
@@ -375,6 +380,7 @@ def test_nbd_a_full_file_system_stays_whole(guest):
     guest.ok(f"e2fsck -fn {image}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["TERM", "INT", "KILL"])
 def test_nbd_interrupted(guest, how):
     """While it writes a program that is large enough to be seen at it."""
@@ -390,6 +396,7 @@ def test_nbd_interrupted(guest, how):
     guest.deployed(image)
 
 
+@pytest.mark.slow
 def test_a_busybox_system_by_nbd_boots(lab, client, guest):
     image = "/srv/busybox"
     guest.ok(f"whole {guest.tree('boots', make=disks.busybox_tree)} {image}")
