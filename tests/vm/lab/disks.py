@@ -10,7 +10,8 @@ from .need import tool
 PARTITION_AT = 1 << 20
 
 OS_RELEASE = 'NAME="Lab"\nPRETTY_NAME="Lab with %s"\nID=lab\n'
-SYSINIT = """::sysinit:/bin/busybox mount -t proc proc /proc
+SYSINIT = """::sysinit:/bin/busybox mount -t devtmpfs devtmpfs /dev
+::sysinit:/bin/busybox mount -t proc proc /proc
 ::sysinit:/bin/busybox mount -t sysfs sysfs /sys
 ::sysinit:/bin/busybox mount -t tmpfs tmpfs /run
 ::sysinit:/bin/busybox mount -t tmpfs tmpfs /tmp
