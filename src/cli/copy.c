@@ -464,7 +464,7 @@ int command_cp(Cli *cli, int argc, char **argv)
         destination = argv[argc - 1];
         remote = split_remote(destination, &guest);
         c.push = remote != NULL;
-        if (c.push)
+        if (remote)
                 destination = remote;
         for (size_t i = 0; i < n; i++) {
                 _cleanup_free_ char *g = NULL;
@@ -495,10 +495,10 @@ int command_cp(Cli *cli, int argc, char **argv)
                 return cli_fail("%s: of several sources, the destination is a directory that is there",
                                 destination);
         if (n > 1) {
-                if (asprintf(&directory, "%s/", destination) < 0)
-                        return cli_fail("no memory");
                 if (strcmp(destination, "-") == 0)
                         return cli_usage("cp", "standard output takes one source");
+                if (asprintf(&directory, "%s/", destination) < 0)
+                        return cli_fail("no memory");
                 destination = directory;
                 for (size_t l = strlen(directory); l > 1 && directory[l - 2] == '/'; l--)
                         directory[l - 1] = 0;

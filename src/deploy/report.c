@@ -19,7 +19,7 @@ void report_init(bool json)
         as_json = json;
 }
 
-static char *text_of(const char *format, va_list ap)
+static _printf_(1, 0) char *text_of(const char *format, va_list ap)
 {
         char raw[LINE_MAX_BYTES];
 
