@@ -27,8 +27,8 @@ static int check_architecture(GuestAgent *a, const Program *p)
 static int start(GuestAgent *a, InitSystem init)
 {
         static const char *const scripts[] = {
-                [INIT_SYSTEMD] = ("systemctl daemon-reload && udevadm control --reload; systemctl --no-block "
-                                 "restart vmferry-guestd.service"),
+                [INIT_SYSTEMD] = ("systemctl daemon-reload && udevadm control --reload; "
+                                  "systemctl --no-block restart vmferry-guestd.service"),
                 [INIT_OPENRC] = "rc-service vmferry-guestd restart",
                 [INIT_BUSYBOX] = "kill -HUP 1",
                 [INIT_SYSV] = "/etc/init.d/vmferry-guestd restart",
