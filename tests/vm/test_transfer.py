@@ -269,7 +269,7 @@ def test_all_through(lab, client, vm, gib):
     """As many bytes for real, from nowhere to nowhere: a file that the guest makes up as it is read, into a pipe."""
     read, write = os.pipe()
     client.run("lab", "sh", "-c", "mkfifo /run/stream")
-    client.run("lab", "sh", "-c", f"exec > /dev/null 2>&1 < /dev/null; (exec setsid head -c {gib << 30} /dev/zero > /run/stream) &")
+    client.run("lab", "sh", "-c", f"exec > /dev/null 2>&1 < /dev/null; setsid dd if=/dev/zero of=/run/stream bs=64k count={gib << 14} &")
     n = 0
     with Memory(lab) as memory:
         job = client.guest("lab", "PullFd", "(sha{sv})", "/run/stream", 0, {}, fds=[write])
