@@ -26,7 +26,7 @@ MANAGER = {
     "empty argv[0]": (("Run", "(sasa{sv})", "good", [""], {}), None, ""),
     "env name with =": (("Run", "(sasa{sv})", "good", ["true"], options(env={"A=B": "c"})), ARGS, "A=B"),
     "env name of nothing": (("Run", "(sasa{sv})", "good", ["true"], options(env={"": "c"})), ARGS, ""),
-    "relative cwd": (("Run", "(sasa{sv})", "good", ["true"], options(cwd="tmp")), ARGS, "cwd"),
+    "relative cwd": (("Run", "(sasa{sv})", "good", ["true"], options(cwd="tmp")), ARGS, "tmp"),
     "large payload": (("Call", "(sssa{sv})", "good", "echo", "x" * 65537, {}), "TooLarge", "65536"),
     "topic with a slash": (("Send", "(sssa{sv})", "good", "a/b", "x", {}), ARGS, "a/b"),
     "topic of nothing": (("Send", "(sssa{sv})", "good", "", "x", {}), ARGS, ""),

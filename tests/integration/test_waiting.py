@@ -141,7 +141,7 @@ def test_refused(late):
     names = [late.client.failed((0, job), 20) for job in jobs]
     assert names == ["NoHandler", "PermissionDenied"]
     text = late.client.job_properties(jobs[0])["ErrorMessage"]
-    assert "nobody" in text and "\x1b" not in text
+    assert "nothing that serves topic" in text and "\x1b" not in text
     assert late.client.wait_job(f"/org/vmferry1/job/{last}", 10)["State"] == "done"
 
 

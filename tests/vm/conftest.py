@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import threading
 
 import pytest
 
@@ -25,8 +26,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    # Ended from outside, as Ctrl-C would: the machines and daemons go with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ended from outside, as Ctrl-C would: the machines and daemons go with it. xdist's workers may have another main thread.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: minutes of its own; left out with --quick")
 
 
