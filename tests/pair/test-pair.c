@@ -6,11 +6,11 @@
  * that is not the right one.
  */
 
-#include <check.h>
 #include <stdio.h>
 
 #include "base/base.h"
 #include "pair.h"
+#include "../unit/suite.h"
 
 #define RECOVERY_USEC (2 * USEC_PER_SEC)
 
@@ -234,27 +234,13 @@ START_TEST(test_no_ping_pong)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *suite = suite_create("pair");
-        TCase *t = tcase_create("pair");
-        SRunner *runner;
-        int n_failed;
-
-        tcase_set_timeout(t, 300);
-        tcase_add_loop_test(t, test_splits_control, 0, 79);
-        tcase_add_loop_test(t, test_splits_data, 0, 6);
-        tcase_add_loop_test(t, test_orderly_end, 0, 10);
-        tcase_add_loop_test(t, test_cut, 0, 4);
-        tcase_add_loop_test(t, test_flip, 0, 3);
-        tcase_add_loop_test(t, test_garbage, 0, 2);
-        tcase_add_loop_test(t, test_replay, 0, 4);
-        tcase_add_loop_test(t, test_restart, 0, 4);
-        tcase_add_test(t, test_no_ping_pong);
-        suite_add_tcase(suite, t);
-        runner = srunner_create(suite);
-        srunner_run_all(runner, CK_ENV);
-        n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("pair",
+      { test_splits_control, 79 },
+      { test_splits_data, 6 },
+      { test_orderly_end, 10 },
+      { test_cut, 4 },
+      { test_flip, 3 },
+      { test_garbage, 2 },
+      { test_replay, 4 },
+      { test_restart, 4 },
+      { test_no_ping_pong })

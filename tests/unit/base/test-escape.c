@@ -3,10 +3,10 @@
  * Escaping: what passes as it is, what does not, and where a text is cut.
  */
 
-#include <check.h>
 
 #include "base/base.h"
 #include "base/escape.h"
+#include "../suite.h"
 
 #define TEXT(s) s, sizeof(s) - 1
 
@@ -78,19 +78,6 @@ START_TEST(test_every_maximum)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("escape");
-        TCase *t = tcase_create("escape");
-        SRunner *r;
-        int n;
-
-        tcase_add_test(t, test_texts);
-        tcase_add_test(t, test_every_maximum);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("escape",
+      { test_texts },
+      { test_every_maximum })

@@ -3,7 +3,6 @@
  * Paths that try to leave their root, parents, roots of a policy, and files written in one step.
  */
 
-#include <check.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <linux/filter.h>
@@ -15,6 +14,7 @@
 
 #include "base/base.h"
 #include "base/fs.h"
+#include "../suite.h"
 
 static char dir[64];
 static int root = -1;
@@ -196,23 +196,9 @@ START_TEST(test_files)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("fs");
-        TCase *t = tcase_create("fs");
-        SRunner *r;
-        int n;
-
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, test_open_beneath);
-        tcase_add_test(t, test_open_beneath_by_components);
-        tcase_add_test(t, test_open_parent);
-        tcase_add_test(t, test_roots);
-        tcase_add_test(t, test_files);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("fs", setup, teardown,
+             { test_open_beneath },
+             { test_open_beneath_by_components },
+             { test_open_parent },
+             { test_roots },
+             { test_files })

@@ -4,12 +4,12 @@
  * values.
  */
 
-#include <check.h>
 #include <stdio.h>
 
 #include "base/base.h"
 #include "base/fs.h"
 #include "base/ini.h"
+#include "../suite.h"
 
 static char got[4096];
 
@@ -187,22 +187,9 @@ START_TEST(test_values)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("ini");
-        TCase *t = tcase_create("ini");
-        SRunner *r;
-        int n;
-
-        tcase_add_test(t, test_lines);
-        tcase_add_test(t, test_sections);
-        tcase_add_test(t, test_size_limit);
-        tcase_add_test(t, test_drop_ins);
-        tcase_add_test(t, test_values);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("ini",
+      { test_lines },
+      { test_sections },
+      { test_size_limit },
+      { test_drop_ins },
+      { test_values })

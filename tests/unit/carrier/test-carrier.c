@@ -5,7 +5,6 @@
  * that the test holds. The host's side is told what to open through a pipe, as a daemon would.
  */
 
-#include <check.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -18,6 +17,7 @@
 #include "base/base.h"
 #include "base/fs.h"
 #include "carrier/carrier.h"
+#include "../suite.h"
 
 #define LINES_MAX 300u
 
@@ -544,26 +544,12 @@ START_TEST(test_random)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *suite = suite_create("carrier");
-        TCase *tc = tcase_create("carrier");
-        SRunner *runner;
-        int n_failed;
-
-        tcase_set_timeout(tc, 30);
-        tcase_add_test(tc, test_both_ways_and_orderly_end);
-        tcase_add_test(tc, test_unread_stream_blocks_no_other);
-        tcase_add_test(tc, test_slow_reader);
-        tcase_add_test(tc, test_refused_and_reset);
-        tcase_add_test(tc, test_reader_leaves);
-        tcase_add_test(tc, test_lost);
-        tcase_add_test(tc, test_many_streams);
-        tcase_add_loop_test(tc, test_random, 0, 12);
-        suite_add_tcase(suite, tc);
-        runner = srunner_create(suite);
-        srunner_run_all(runner, CK_ENV);
-        n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE("carrier",
+      { test_both_ways_and_orderly_end },
+      { test_unread_stream_blocks_no_other },
+      { test_slow_reader },
+      { test_refused_and_reset },
+      { test_reader_leaves },
+      { test_lost },
+      { test_many_streams },
+      { test_random, 12 })

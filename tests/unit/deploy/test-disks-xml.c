@@ -3,9 +3,9 @@
  * Which disks a domain has, by its XML.
  */
 
-#include <check.h>
 
 #include "deploy/disks.h"
+#include "../suite.h"
 
 #define FILE_DISK "<disk type='file' device='disk'><driver type='qcow2'/><source file='/a'/></disk>"
 #define BLOCK_DISK "<disk type='block'><source dev='/dev/b'/></disk>"
@@ -71,17 +71,6 @@ START_TEST(test_values)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("disks-xml");
-        TCase *t = tcase_create("disks-xml");
-
-        tcase_add_loop_test(t, test_table, 0, ELEMENTSOF(cases));
-        tcase_add_test(t, test_values);
-        suite_add_tcase(s, t);
-        SRunner *r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        int n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("disks-xml",
+      { test_table, ELEMENTSOF(cases) },
+      { test_values })

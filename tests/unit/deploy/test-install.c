@@ -3,11 +3,11 @@
  * What is written for which init, in a tree of this machine: once, and not again.
  */
 
-#include <check.h>
 #include <stdio.h>
 
 #include "deploy/install.h"
 #include "deploy/tree.h"
+#include "../suite.h"
 
 static char dir[64];
 static Tree tree;
@@ -125,20 +125,8 @@ START_TEST(test_a_signal)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("install");
-        TCase *t = tcase_create("install");
-
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_loop_test(t, test_inits, 0, ELEMENTSOF(cases));
-        tcase_add_test(t, test_a_configuration_stays);
-        tcase_add_test(t, test_nothing_that_would_start_it);
-        tcase_add_test(t, test_a_signal);
-        suite_add_tcase(s, t);
-        SRunner *r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        int n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("install", setup, teardown,
+             { test_inits, ELEMENTSOF(cases) },
+             { test_a_configuration_stays },
+             { test_nothing_that_would_start_it },
+             { test_a_signal })

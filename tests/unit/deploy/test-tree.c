@@ -3,12 +3,12 @@
  * A guest's tree, whose links lead nowhere but into it.
  */
 
-#include <check.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
 #include "deploy/system.h"
 #include "deploy/tree.h"
+#include "../suite.h"
 
 static char dir[64];
 static Tree tree;
@@ -135,19 +135,7 @@ START_TEST(test_system)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("tree");
-        TCase *t = tcase_create("tree");
-
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, test_links_stay_inside);
-        tcase_add_test(t, test_files);
-        tcase_add_test(t, test_system);
-        suite_add_tcase(s, t);
-        SRunner *r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        int n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("tree", setup, teardown,
+             { test_links_stay_inside },
+             { test_files },
+             { test_system })

@@ -4,7 +4,6 @@
  * and the next attempt finishes what was begun and leaves nothing behind.
  */
 
-#include <check.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -12,6 +11,7 @@
 
 #include "base/base.h"
 #include "pair.h"
+#include "../suite.h"
 
 static unsigned seed;
 
@@ -105,21 +105,6 @@ START_TEST(test_tree)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("crash");
-        TCase *t = tcase_create("crash");
-        SRunner *r;
-        int n;
-
-        tcase_set_timeout(t, 240);
-        tcase_add_checked_fixture(t, setup, scratch_done);
-        tcase_add_test(t, test_file);
-        tcase_add_test(t, test_tree);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("crash", setup, scratch_done,
+             { test_file },
+             { test_tree })

@@ -4,10 +4,10 @@
  * about themselves.
  */
 
-#include <check.h>
 
 #include "base/base.h"
 #include "proto/entry.h"
+#include "../suite.h"
 
 static RecordBuffer b;
 static RecordParser *parser;
@@ -369,27 +369,12 @@ START_TEST(test_buffer)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("entry");
-        TCase *t = tcase_create("entry");
-        SRunner *r;
-        int n;
-
-        tcase_set_timeout(t, 60);
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, test_there_and_back);
-        tcase_add_test(t, test_data);
-        tcase_add_test(t, test_unread);
-        tcase_add_test(t, test_bad_paths);
-        tcase_add_test(t, test_bad_records);
-        tcase_add_test(t, test_limits_of_put);
-        tcase_add_test(t, test_resume_block);
-        tcase_add_test(t, test_buffer);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("entry", setup, teardown,
+             { test_there_and_back },
+             { test_data },
+             { test_unread },
+             { test_bad_paths },
+             { test_bad_records },
+             { test_limits_of_put },
+             { test_resume_block },
+             { test_buffer })

@@ -4,7 +4,6 @@
  * name comes out, memory stays flat, and nothing is left behind.
  */
 
-#include <check.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "pair.h"
 #include "proto/digest.h"
 #include "proto/entry.h"
+#include "../suite.h"
 
 static RecordBuffer b;
 static Receiver *receiver;
@@ -561,44 +561,29 @@ START_TEST(test_sender_against_wrong_blocks)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("hostile");
-        TCase *t = tcase_create("hostile");
-        SRunner *r;
-        int n;
-
-        tcase_set_timeout(t, 120);
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, test_link_then_file_beneath);
-        tcase_add_test(t, test_link_then_directory_of_its_name);
-        tcase_add_test(t, test_link_that_is_there_already);
-        tcase_add_test(t, test_paths_out_of_place);
-        tcase_add_test(t, test_same_entry_twice);
-        tcase_add_test(t, test_out_of_order);
-        tcase_add_test(t, test_name_of_a_temporary);
-        tcase_add_test(t, test_wrong_kind);
-        tcase_add_test(t, test_more_bytes_than_announced);
-        tcase_add_test(t, test_fewer_bytes);
-        tcase_add_test(t, test_wrong_digest);
-        tcase_add_test(t, test_descending_offsets);
-        tcase_add_test(t, test_content_of_nothing);
-        tcase_add_test(t, test_unbalanced);
-        tcase_add_test(t, test_receivers_records);
-        tcase_add_test(t, test_after_the_end);
-        tcase_add_test(t, test_too_deep);
-        tcase_add_test(t, test_too_many_offers);
-        tcase_add_test(t, test_offers_out_of_order);
-        tcase_add_test(t, test_a_million_entries);
-        tcase_add_test(t, test_a_sender_that_does_not_read);
-        tcase_add_test(t, test_huge_hole);
-        tcase_add_test(t, test_no_space);
-        tcase_add_test(t, test_sender_against_lies);
-        tcase_add_test(t, test_sender_against_wrong_blocks);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("hostile", setup, teardown,
+             { test_link_then_file_beneath },
+             { test_link_then_directory_of_its_name },
+             { test_link_that_is_there_already },
+             { test_paths_out_of_place },
+             { test_same_entry_twice },
+             { test_out_of_order },
+             { test_name_of_a_temporary },
+             { test_wrong_kind },
+             { test_more_bytes_than_announced },
+             { test_fewer_bytes },
+             { test_wrong_digest },
+             { test_descending_offsets },
+             { test_content_of_nothing },
+             { test_unbalanced },
+             { test_receivers_records },
+             { test_after_the_end },
+             { test_too_deep },
+             { test_too_many_offers },
+             { test_offers_out_of_order },
+             { test_a_million_entries },
+             { test_a_sender_that_does_not_read },
+             { test_huge_hole },
+             { test_no_space },
+             { test_sender_against_lies },
+             { test_sender_against_wrong_blocks })

@@ -4,11 +4,11 @@
  * destination may have been / or a home.
  */
 
-#include <check.h>
 
 #include "base/base.h"
 #include "files/temporaries.h"
 #include "pair.h"
+#include "../suite.h"
 
 #define PART ".vmferry-ab-"
 
@@ -74,23 +74,9 @@ START_TEST(test_file)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("temporaries");
-        TCase *t = tcase_create("sweep");
-        SRunner *runner;
-        int n;
-
-        tcase_add_checked_fixture(t, setup, scratch_done);
-        tcase_add_test(t, test_into_directory);
-        tcase_add_test(t, test_new_directory);
-        tcase_add_test(t, test_contents);
-        tcase_add_test(t, test_link);
-        tcase_add_test(t, test_file);
-        suite_add_tcase(s, t);
-        runner = srunner_create(s);
-        srunner_run_all(runner, CK_NORMAL);
-        n = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("temporaries", setup, scratch_done,
+             { test_into_directory },
+             { test_new_directory },
+             { test_contents },
+             { test_link },
+             { test_file })

@@ -4,7 +4,6 @@
  * destination looks like behind them.
  */
 
-#include <check.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -14,6 +13,7 @@
 #include "pair.h"
 #include "proto/digest.h"
 #include "proto/entry.h"
+#include "../suite.h"
 
 static void setup(void)
 {
@@ -529,37 +529,22 @@ START_TEST(test_cancel_removes)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("transfer");
-        TCase *t = tcase_create("transfer");
-        SRunner *r;
-        int n;
-
-        tcase_set_timeout(t, 120);
-        tcase_add_checked_fixture(t, setup, scratch_done);
-        tcase_add_test(t, test_file_sizes);
-        tcase_add_test(t, test_every_split);
-        tcase_add_test(t, test_tree);
-        tcase_add_test(t, test_tree_over_itself);
-        tcase_add_test(t, test_many_small);
-        tcase_add_test(t, test_attributes);
-        tcase_add_test(t, test_set_id_only_with_preserve);
-        tcase_add_test(t, test_stream_from_pipe);
-        tcase_add_test(t, test_into_pipe);
-        tcase_add_test(t, test_resume);
-        tcase_add_test(t, test_resume_tree);
-        tcase_add_test(t, test_resume_after_lost_done);
-        tcase_add_test(t, test_source_changed);
-        tcase_add_test(t, test_changed_while_read);
-        tcase_add_test(t, test_overwrite);
-        tcase_add_test(t, test_destination_kinds);
-        tcase_add_test(t, test_entries_that_fail);
-        tcase_add_test(t, test_cancel_removes);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_ENV);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("transfer", setup, scratch_done,
+             { test_file_sizes },
+             { test_every_split },
+             { test_tree },
+             { test_tree_over_itself },
+             { test_many_small },
+             { test_attributes },
+             { test_set_id_only_with_preserve },
+             { test_stream_from_pipe },
+             { test_into_pipe },
+             { test_resume },
+             { test_resume_tree },
+             { test_resume_after_lost_done },
+             { test_source_changed },
+             { test_changed_while_read },
+             { test_overwrite },
+             { test_destination_kinds },
+             { test_entries_that_fail },
+             { test_cancel_removes })

@@ -2,7 +2,6 @@
 /*
  * The socket as a program sees it: blocking clients in this process, the loop turned in between.
  */
-#include <check.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -14,6 +13,7 @@
 #include "guestd/log.h"
 #include "proto/limits.h"
 #include "proto/message.h"
+#include "../suite.h"
 
 static Loop *loop;
 static Localsock *sock;
@@ -437,24 +437,12 @@ START_TEST(so_many)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("localsock");
-        TCase *c = tcase_create("localsock");
-        tcase_add_checked_fixture(c, setup, teardown);
-        tcase_set_timeout(c, 60);
-        tcase_add_test(c, subscribed);
-        tcase_add_test(c, published);
-        tcase_add_test(c, served);
-        tcase_add_test(c, calling);
-        tcase_add_test(c, wrong_lines);
-        tcase_add_test(c, garbage);
-        tcase_add_test(c, who_does_not_read);
-        tcase_add_test(c, so_many);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("localsock", setup, teardown,
+             { subscribed },
+             { published },
+             { served },
+             { calling },
+             { wrong_lines },
+             { garbage },
+             { who_does_not_read },
+             { so_many })

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <check.h>
 #include <stdio.h>
 
 #include "base/fs.h"
 #include "guestd/log.h"
 #include "guestd/outbox.h"
 #include "proto/limits.h"
+#include "../suite.h"
 
 static Loop *loop;
 static Outbox *box;
@@ -230,23 +230,11 @@ START_TEST(a_broken_file)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("outbox");
-        TCase *c = tcase_create("outbox");
-        tcase_add_checked_fixture(c, setup, teardown);
-        tcase_set_timeout(c, 60);
-        tcase_add_test(c, in_order_once_and_windowed);
-        tcase_add_test(c, again_after_a_lost_session);
-        tcase_add_test(c, bounded);
-        tcase_add_test(c, large_ones);
-        tcase_add_test(c, the_host_says_no);
-        tcase_add_test(c, over_a_restart);
-        tcase_add_test(c, a_broken_file);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("outbox", setup, teardown,
+             { in_order_once_and_windowed },
+             { again_after_a_lost_session },
+             { bounded },
+             { large_ones },
+             { the_host_says_no },
+             { over_a_restart },
+             { a_broken_file })

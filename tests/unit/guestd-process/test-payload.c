@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <check.h>
 
 #include "base/base.h"
 #include "guestd/payload.h"
 #include "proto/limits.h"
+#include "../suite.h"
 
 START_TEST(there_and_back)
 {
@@ -84,17 +84,7 @@ START_TEST(one_too_many)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("payload");
-        TCase *c = tcase_create("payload");
-        tcase_add_test(c, there_and_back);
-        tcase_add_test(c, read_what_others_write);
-        tcase_add_test(c, one_too_many);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("payload",
+      { there_and_back },
+      { read_what_others_write },
+      { one_too_many })

@@ -2,13 +2,13 @@
 /* Commands that outlive guestd, and what becomes of those that do not. */
 #include "world.h"
 
-#include <check.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/fs.h"
 #include "proto/message.h"
+#include "../suite.h"
 
 START_TEST(guestd_ends)
 {
@@ -150,22 +150,10 @@ START_TEST(a_follower_ends_with_its_reader)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("process-detached");
-        TCase *c = tcase_create("process");
-        tcase_add_checked_fixture(c, setup, teardown);
-        tcase_set_timeout(c, 600);
-        tcase_add_test(c, guestd_ends);
-        tcase_add_test(c, supervisor_is_killed);
-        tcase_add_test(c, detached_output_is_kept);
-        tcase_add_test(c, detached_output_is_bounded);
-        tcase_add_test(c, detached_with_a_terminal);
-        tcase_add_test(c, a_follower_ends_with_its_reader);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("process-detached", setup, teardown,
+             { guestd_ends },
+             { supervisor_is_killed },
+             { detached_output_is_kept },
+             { detached_output_is_bounded },
+             { detached_with_a_terminal },
+             { a_follower_ends_with_its_reader })

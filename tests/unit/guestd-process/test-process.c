@@ -5,7 +5,6 @@
  */
 #include "world.h"
 
-#include <check.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "base/fs.h"
 #include "proto/limits.h"
 #include "proto/message.h"
+#include "../suite.h"
 
 START_TEST(exit_status_and_signal)
 {
@@ -435,31 +435,19 @@ START_TEST(nothing_leaks)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("process");
-        TCase *c = tcase_create("process");
-        tcase_add_checked_fixture(c, setup, teardown);
-        tcase_set_timeout(c, 600);
-        tcase_add_test(c, exit_status_and_signal);
-        tcase_add_test(c, output_and_input);
-        tcase_add_test(c, output_outlives_the_exit);
-        tcase_add_test(c, errors_are_told_apart);
-        tcase_add_test(c, bad_requests);
-        tcase_add_test(c, arguments_at_the_limit);
-        tcase_add_test(c, environment_and_directory);
-        tcase_add_test(c, terminal);
-        tcase_add_test(c, answered_when_done);
-        tcase_add_test(c, kill_ends_the_tree);
-        tcase_add_test(c, timeout_ends_the_tree);
-        tcase_add_test(c, what_is_left_behind_is_left_alone);
-        tcase_add_test(c, list_by_id_and_in_pages);
-        tcase_add_test(c, at_most_so_many);
-        tcase_add_test(c, nothing_leaks);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("process", setup, teardown,
+             { exit_status_and_signal },
+             { output_and_input },
+             { output_outlives_the_exit },
+             { errors_are_told_apart },
+             { bad_requests },
+             { arguments_at_the_limit },
+             { environment_and_directory },
+             { terminal },
+             { answered_when_done },
+             { kill_ends_the_tree },
+             { timeout_ends_the_tree },
+             { what_is_left_behind_is_left_alone },
+             { list_by_id_and_in_pages },
+             { at_most_so_many },
+             { nothing_leaks })

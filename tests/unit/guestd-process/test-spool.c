@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <check.h>
 #include <fcntl.h>
 #include <stdio.h>
 
 #include "base/base.h"
 #include "guestd/spool.h"
+#include "../suite.h"
 
 static char dir[] = "/tmp/vmferry-test-spool-XXXXXX";
 static int dir_fd;
@@ -130,18 +130,7 @@ START_TEST(no_room)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("spool");
-        TCase *c = tcase_create("spool");
-        tcase_add_checked_fixture(c, setup, teardown);
-        tcase_add_test(c, whole);
-        tcase_add_test(c, overtaken);
-        tcase_add_test(c, no_room);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("spool", setup, teardown,
+             { whole },
+             { overtaken },
+             { no_room })

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <check.h>
 #include <stdio.h>
 
 #include "base/fs.h"
 #include "guestd/users.h"
+#include "../suite.h"
 
 static char passwd[] = "/tmp/vmferry-test-passwd-XXXXXX", group[] = "/tmp/vmferry-test-group-XXXXXX";
 
@@ -149,19 +149,8 @@ START_TEST(environment)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("users");
-        TCase *c = tcase_create("users");
-        tcase_add_checked_fixture(c, setup, teardown);
-        tcase_add_test(c, table_of_names);
-        tcase_add_test(c, without_files);
-        tcase_add_test(c, asked_of_getent);
-        tcase_add_test(c, environment);
-        suite_add_tcase(s, c);
-        SRunner *runner = srunner_create(s);
-        srunner_run_all(runner, CK_ENV);
-        int n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("users", setup, teardown,
+             { table_of_names },
+             { without_files },
+             { asked_of_getent },
+             { environment })

@@ -3,17 +3,19 @@
  * guestd.conf: what a line changes, and that a wrong one is told and changes nothing, or closes.
  */
 
-#include <check.h>
 #include <stdio.h>
 
 #include "base/fs.h"
 #include "guestd/config.h"
 #include "guestd/log.h"
+#include "../suite.h"
 
 static Config config;
 
 static void setup(void)
 {
+        log_init("test", true);
+        log_set_max_level(LOG_EMERG);
         ck_assert_int_eq(config_init(&config), 0);
 }
 
@@ -148,27 +150,11 @@ START_TEST(file_that_is_not_there)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("guestd-config");
-        TCase *t = tcase_create("config");
-        SRunner *r;
-        int n;
-
-        log_init("test", true);
-        log_set_max_level(LOG_EMERG);
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, defaults);
-        tcase_add_test(t, all_keys);
-        tcase_add_test(t, wrong_lines_are_told_and_the_rest_counts);
-        tcase_add_test(t, other_sections_are_taken_with_one_complaint);
-        tcase_add_test(t, a_mistake_never_opens);
-        tcase_add_test(t, lists_add_up_and_empty_ones_empty);
-        tcase_add_test(t, file_that_is_not_there);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("guestd-config", setup, teardown,
+             { defaults },
+             { all_keys },
+             { wrong_lines_are_told_and_the_rest_counts },
+             { other_sections_are_taken_with_one_complaint },
+             { a_mistake_never_opens },
+             { lists_add_up_and_empty_ones_empty },
+             { file_that_is_not_there })

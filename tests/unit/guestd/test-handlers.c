@@ -3,7 +3,6 @@
  * Handlers as real shell scripts in a directory of the test's own.
  */
 
-#include <check.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -12,6 +11,7 @@
 #include "guestd/handlers.h"
 #include "guestd/log.h"
 #include "proto/limits.h"
+#include "../suite.h"
 
 static char dir[] = "/tmp/vmferry-test-handlers-XXXXXX";
 static Loop *loop;
@@ -47,6 +47,8 @@ static void on_impatience(void *userdata)
 
 static void setup(void)
 {
+        log_init("test", true);
+        (void)signal(SIGPIPE, SIG_IGN);
         memset(&ended, 0, sizeof(ended));
         ck_assert_ptr_nonnull(mkdtemp(dir));
         ck_assert_int_eq(config_init(&config), 0);
@@ -219,31 +221,14 @@ START_TEST(a_bounded_number_at_once)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("guestd-handlers");
-        TCase *t = tcase_create("handlers");
-        SRunner *r;
-        int n;
-
-        log_init("test", true);
-        (void)signal(SIGPIPE, SIG_IGN);
-        tcase_set_timeout(t, 40);
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, a_call_gets_stdout);
-        tcase_add_test(t, the_largest_payload_and_answer);
-        tcase_add_test(t, one_byte_more_is_too_large);
-        tcase_add_test(t, failure_has_the_first_line_of_stderr);
-        tcase_add_test(t, a_flood_on_stderr_and_a_closed_stdin);
-        tcase_add_test(t, time_ends_the_whole_tree);
-        tcase_add_test(t, what_a_handler_leaves_behind_delays_nothing);
-        tcase_add_test(t, who_serves_not);
-        tcase_add_test(t, a_script_without_interpreter_fails);
-        tcase_add_test(t, a_bounded_number_at_once);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("guestd-handlers", setup, teardown,
+             { a_call_gets_stdout },
+             { the_largest_payload_and_answer },
+             { one_byte_more_is_too_large },
+             { failure_has_the_first_line_of_stderr },
+             { a_flood_on_stderr_and_a_closed_stdin },
+             { time_ends_the_whole_tree },
+             { what_a_handler_leaves_behind_delays_nothing },
+             { who_serves_not },
+             { a_script_without_interpreter_fails },
+             { a_bounded_number_at_once })

@@ -3,7 +3,6 @@
  * The loop: order of life and death of its sources, children, signals, and that it sleeps.
  */
 
-#include <check.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -11,6 +10,7 @@
 
 #include "base/fs.h"
 #include "guestd/loop.h"
+#include "../suite.h"
 
 typedef struct World {
         Loop *loop;
@@ -142,23 +142,9 @@ START_TEST(signals_arrive)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("guestd-loop");
-        TCase *t = tcase_create("loop");
-        SRunner *r;
-        int n;
-
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, a_source_may_free_itself_and_its_neighbour);
-        tcase_add_test(t, it_sleeps);
-        tcase_add_test(t, a_hangup_of_what_is_not_polled_does_not_spin);
-        tcase_add_test(t, children_get_only_what_they_are_given);
-        tcase_add_test(t, signals_arrive);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("guestd-loop", setup, teardown,
+             { a_source_may_free_itself_and_its_neighbour },
+             { it_sleeps },
+             { a_hangup_of_what_is_not_polled_does_not_spin },
+             { children_get_only_what_they_are_given },
+             { signals_arrive })

@@ -3,9 +3,9 @@
  * The guest's policy as a table: question, lists, answer.
  */
 
-#include <check.h>
 
 #include "guestd/policy.h"
+#include "../suite.h"
 
 static char *list[4];
 
@@ -142,23 +142,10 @@ START_TEST(verbs_have_names)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("guestd-policy");
-        TCase *t = tcase_create("policy");
-        SRunner *r;
-        int n;
-
-        tcase_add_test(t, without_lists_everything_goes);
-        tcase_add_loop_test(t, commands_by_glob, 0, (int)ELEMENTSOF(runs));
-        tcase_add_test(t, a_hostile_name_takes_no_time);
-        tcase_add_test(t, users_by_name_and_number);
-        tcase_add_test(t, topics_of_local_users);
-        tcase_add_test(t, verbs_have_names);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("guestd-policy",
+      { without_lists_everything_goes },
+      { commands_by_glob, ELEMENTSOF(runs) },
+      { a_hostile_name_takes_no_time },
+      { users_by_name_and_number },
+      { topics_of_local_users },
+      { verbs_have_names })

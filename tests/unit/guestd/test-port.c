@@ -4,7 +4,6 @@
  * virtual machines.
  */
 
-#include <check.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -12,6 +11,7 @@
 
 #include "base/fs.h"
 #include "guestd/port.h"
+#include "../suite.h"
 
 static char root[] = "/tmp/vmferry-test-port-XXXXXX";
 
@@ -142,25 +142,11 @@ START_TEST(a_watch_tells_edges)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("guestd-port");
-        TCase *t = tcase_create("port");
-        SRunner *r;
-        int n;
-
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, by_name);
-        tcase_add_test(t, name_that_comes_late);
-        tcase_add_test(t, by_path);
-        tcase_add_test(t, no_driver);
-        tcase_add_test(t, what_is_no_port_is_not_opened);
-        tcase_add_loop_test(t, who_is_there, 0, (int)ELEMENTSOF(flags));
-        tcase_add_test(t, a_watch_tells_edges);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("guestd-port", setup, teardown,
+             { by_name },
+             { name_that_comes_late },
+             { by_path },
+             { no_driver },
+             { what_is_no_port_is_not_opened },
+             { who_is_there, ELEMENTSOF(flags) },
+             { a_watch_tells_edges })

@@ -3,13 +3,13 @@
  * The memory of messages taken: its bound, its file, and what it makes of a broken one.
  */
 
-#include <check.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
 #include "base/fs.h"
 #include "guestd/log.h"
 #include "guestd/seen.h"
+#include "../suite.h"
 
 static char dir[] = "/tmp/vmferry-test-seen-XXXXXX";
 
@@ -24,6 +24,7 @@ static Seen *seen_in(const char *path)
 
 static void setup(void)
 {
+        log_init("test", true);
         ck_assert_ptr_nonnull(mkdtemp(dir));
 }
 
@@ -116,24 +117,9 @@ START_TEST(keys_differ)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("guestd-seen");
-        TCase *t = tcase_create("seen");
-        SRunner *r;
-        int n;
-
-        log_init("test", true);
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_add_test(t, survives_a_restart);
-        tcase_add_test(t, forgets_the_oldest_at_its_limit);
-        tcase_add_loop_test(t, a_broken_file_is_an_empty_one, 0, 5);
-        tcase_add_test(t, works_without_a_place);
-        tcase_add_test(t, keys_differ);
-        suite_add_tcase(s, t);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("guestd-seen", setup, teardown,
+             { survives_a_restart },
+             { forgets_the_oldest_at_its_limit },
+             { a_broken_file_is_an_empty_one, 5 },
+             { works_without_a_place },
+             { keys_differ })

@@ -3,13 +3,13 @@
 /* hostd/bus-options: a{sv} as callers send it, right and wrong. Messages go over a socket pair, as sd-bus
  * wants them sealed. */
 
-#include <check.h>
 #include <glib.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 #include "base/base.h"
 #include "hostd/bus-options.h"
+#include "../suite.h"
 
 typedef struct Values {
         bool flag;
@@ -177,25 +177,11 @@ START_TEST(bad_variable)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("hostd/bus-options");
-        TCase *c = tcase_create("all");
-        SRunner *r;
-        int n;
-
-        suite_add_tcase(s, c);
-        tcase_add_checked_fixture(c, open_bus, close_bus);
-        tcase_add_test(c, all_types);
-        tcase_add_test(c, none);
-        tcase_add_test(c, empty_bytes_are_bytes);
-        tcase_add_test(c, unknown_key);
-        tcase_add_test(c, wrong_type);
-        tcase_add_test(c, twice);
-        tcase_add_test(c, bad_variable);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE_AROUND("hostd/bus-options", open_bus, close_bus,
+             { all_types },
+             { none },
+             { empty_bytes_are_bytes },
+             { unknown_key },
+             { wrong_type },
+             { twice },
+             { bad_variable })

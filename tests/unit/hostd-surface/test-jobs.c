@@ -3,7 +3,6 @@
 /* hostd/jobs: order of news, turns, limits, retention, callers that leave. The loop is real, the guest is
  * off. */
 
-#include <check.h>
 #include <glib.h>
 #include <stdlib.h>
 
@@ -11,6 +10,7 @@
 #include "hostd/jobs.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
+#include "../suite.h"
 
 typedef struct Work { /* userdata of a job */
         unsigned n_started, n_cancelled;
@@ -338,27 +338,13 @@ START_TEST(as_many_are_kept_as_may_run)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("hostd/jobs");
-        TCase *c = tcase_create("all");
-        SRunner *r;
-        int n;
-
-        suite_add_tcase(s, c);
-        tcase_add_checked_fixture(c, set_up, tear_down);
-        tcase_add_test(c, reply_comes_first);
-        tcase_add_test(c, finished_before_its_turn);
-        tcase_add_test(c, transfers_take_turns);
-        tcase_add_test(c, limits);
-        tcase_add_test(c, processes_are_limited);
-        tcase_add_test(c, progress_is_told_ten_times_a_second);
-        tcase_add_test(c, caller_leaves);
-        tcase_add_test(c, retention);
-        tcase_add_test(c, as_many_are_kept_as_may_run);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE_AROUND("hostd/jobs", set_up, tear_down,
+             { reply_comes_first },
+             { finished_before_its_turn },
+             { transfers_take_turns },
+             { limits },
+             { processes_are_limited },
+             { progress_is_told_ten_times_a_second },
+             { caller_leaves },
+             { retention },
+             { as_many_are_kept_as_may_run })

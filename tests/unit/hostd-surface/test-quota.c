@@ -2,11 +2,11 @@
 
 /* hostd/quota: at the limit, one past it, and back. */
 
-#include <check.h>
 #include <stdlib.h>
 
 #include "base/base.h"
 #include "hostd/quota.h"
+#include "../suite.h"
 
 START_TEST(at_the_limit)
 {
@@ -103,24 +103,11 @@ START_TEST(bucket_of_nothing)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("hostd/quota");
-        TCase *c = tcase_create("all");
-        SRunner *r;
-        int n;
-
-        suite_add_tcase(s, c);
-        tcase_add_test(c, at_the_limit);
-        tcase_add_test(c, apart);
-        tcase_add_test(c, not_taken_is_not_given_back);
-        tcase_add_test(c, a_lowered_limit_counts_at_once);
-        tcase_add_test(c, bucket_holds_a_second);
-        tcase_add_test(c, bucket_keeps_its_rate);
-        tcase_add_test(c, bucket_of_nothing);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE("hostd/quota",
+      { at_the_limit },
+      { apart },
+      { not_taken_is_not_given_back },
+      { a_lowered_limit_counts_at_once },
+      { bucket_holds_a_second },
+      { bucket_keeps_its_rate },
+      { bucket_of_nothing })

@@ -2,11 +2,11 @@
 
 /* hostd/services: which guest may call which topic. */
 
-#include <check.h>
 #include <stdlib.h>
 
 #include "base/base.h"
 #include "hostd/services.h"
+#include "../suite.h"
 
 static const char *const rules[] = { "lookup:web-*", "time.*:*", "all:", "nocolon", "*:admin", NULL };
 
@@ -35,19 +35,6 @@ START_TEST(nothing_by_default)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("hostd/services");
-        TCase *c = tcase_create("all");
-        SRunner *r;
-        int n;
-
-        suite_add_tcase(s, c);
-        tcase_add_loop_test(c, rule, 0, ELEMENTSOF(cases));
-        tcase_add_test(c, nothing_by_default);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE("hostd/services",
+      { rule, ELEMENTSOF(cases) },
+      { nothing_by_default })

@@ -2,12 +2,12 @@
 
 /* hostd/units: names of targets, as systemd-escape(1) makes them. */
 
-#include <check.h>
 #include <glib.h>
 #include <stdlib.h>
 
 #include "base/base.h"
 #include "hostd/units.h"
+#include "../suite.h"
 
 static const struct {
         const char *guest, *unit;
@@ -42,19 +42,6 @@ START_TEST(too_long)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *s = suite_create("hostd/units");
-        TCase *c = tcase_create("all");
-        SRunner *r;
-        int n;
-
-        suite_add_tcase(s, c);
-        tcase_add_loop_test(c, escaped, 0, ELEMENTSOF(names));
-        tcase_add_test(c, too_long);
-        r = srunner_create(s);
-        srunner_run_all(r, CK_NORMAL);
-        n = srunner_ntests_failed(r);
-        srunner_free(r);
-        return n == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE("hostd/units",
+      { escaped, ELEMENTSOF(names) },
+      { too_long })

@@ -2,11 +2,11 @@
 
 /* Action files: what a good one says, and at which line a bad one is told. */
 
-#include <check.h>
 #include <glib.h>
 
 #include "base/base.h"
 #include "hostd/action.h"
+#include "../suite.h"
 
 typedef struct Told {
         unsigned n, first_line;
@@ -223,23 +223,10 @@ START_TEST(test_all_errors_are_told)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *suite = suite_create("action");
-        TCase *t = tcase_create("action");
-        SRunner *runner;
-        int failed;
-
-        tcase_add_test(t, test_good);
-        tcase_add_test(t, test_by_uuid);
-        tcase_add_test(t, test_remarks);
-        tcase_add_loop_test(t, test_bad, 0, ELEMENTSOF(bad));
-        tcase_add_test(t, test_nothing_in_it);
-        tcase_add_test(t, test_all_errors_are_told);
-        suite_add_tcase(suite, t);
-        runner = srunner_create(suite);
-        srunner_run_all(runner, CK_ENV);
-        failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("action",
+      { test_good },
+      { test_by_uuid },
+      { test_remarks },
+      { test_bad, ELEMENTSOF(bad) },
+      { test_nothing_in_it },
+      { test_all_errors_are_told })

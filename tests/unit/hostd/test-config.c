@@ -7,7 +7,7 @@
 
 #include "hostd/log.h"
 
-#include "../proto/suite.h"
+#include "../suite.h"
 
 static Config *load(const char *text)
 {
@@ -143,5 +143,11 @@ START_TEST(test_drop_ins)
 }
 END_TEST
 
-SUITE("config", test_defaults, test_values, test_wrong_lines, test_other_section, test_forget_calls,
-      test_directories, test_drop_ins)
+SUITE("config",
+      { test_defaults },
+      { test_values },
+      { test_wrong_lines },
+      { test_other_section },
+      { test_forget_calls },
+      { test_directories },
+      { test_drop_ins })

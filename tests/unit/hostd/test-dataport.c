@@ -5,7 +5,6 @@
  * dataport.c wants of its guest is played here: a request for `data.open`, a name, a domain.
  */
 
-#include <check.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <poll.h>
@@ -21,6 +20,7 @@
 #include "hostd/dataport.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
+#include "../suite.h"
 
 /* --- the guest that dataport.c sees --- */
 
@@ -427,25 +427,10 @@ START_TEST(test_no_socket)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *suite = suite_create("dataport");
-        TCase *tc = tcase_create("dataport");
-        SRunner *runner;
-        int n_failed;
-
-        tcase_set_timeout(tc, 60);
-        tcase_add_checked_fixture(tc, setup, teardown);
-        tcase_add_test(tc, test_echo_reuse_reopen);
-        tcase_add_test(tc, test_linger_race);
-        tcase_add_test(tc, test_refused);
-        tcase_add_test(tc, test_deaf);
-        tcase_add_test(tc, test_cancel_and_reset);
-        tcase_add_test(tc, test_no_socket);
-        suite_add_tcase(suite, tc);
-        runner = srunner_create(suite);
-        srunner_run_all(runner, CK_ENV);
-        n_failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return n_failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+SUITE_AROUND("dataport", setup, teardown,
+             { test_echo_reuse_reopen },
+             { test_linger_race },
+             { test_refused },
+             { test_deaf },
+             { test_cancel_and_reset },
+             { test_no_socket })

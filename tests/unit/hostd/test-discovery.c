@@ -11,7 +11,7 @@
 #include "hostd/log.h"
 #include "hostd/loop.h"
 
-#include "../proto/suite.h"
+#include "../suite.h"
 
 #define UUID_A "6af613b6-569c-5c22-9c37-2ed93f31d3af"
 
@@ -221,4 +221,9 @@ START_TEST(test_unreachable)
 }
 END_TEST
 
-SUITE("discovery", test_list, test_other_channels, test_dry_run, test_no_such_domain, test_unreachable)
+SUITE("discovery",
+      { test_list },
+      { test_other_channels },
+      { test_dry_run },
+      { test_no_such_domain },
+      { test_unreachable })

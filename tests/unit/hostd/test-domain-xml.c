@@ -4,7 +4,7 @@
 
 #include <glib.h>
 
-#include "../proto/suite.h"
+#include "../suite.h"
 
 #define CTL "org.vmferry.ctl.0"
 #define DATA "org.vmferry.data.0"
@@ -194,5 +194,12 @@ START_TEST(test_size_limit)
 }
 END_TEST
 
-SUITE("domain-xml", test_both, test_reasons, test_path_limit, test_read_again, test_enable, test_disable,
-      test_edit_refused, test_size_limit)
+SUITE("domain-xml",
+      { test_both },
+      { test_reasons },
+      { test_path_limit },
+      { test_read_again },
+      { test_enable },
+      { test_disable },
+      { test_edit_refused },
+      { test_size_limit })

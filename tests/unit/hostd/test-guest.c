@@ -20,7 +20,7 @@
 #include "hostd/log.h"
 #include "hostd/loop.h"
 
-#include "../proto/suite.h"
+#include "../suite.h"
 
 typedef struct Peer {
         int listen_fd, fd;
@@ -486,5 +486,15 @@ START_TEST(test_free_with_requests)
 }
 END_TEST
 
-SUITE("guest", test_ready, test_from_guest, test_timeout_and_cancel, test_not_ready, test_busy,
-      test_lost_and_back, test_deaf, test_reboot, test_pause, test_garbage, test_free_with_requests)
+SUITE("guest",
+      { test_ready },
+      { test_from_guest },
+      { test_timeout_and_cancel },
+      { test_not_ready },
+      { test_busy },
+      { test_lost_and_back },
+      { test_deaf },
+      { test_reboot },
+      { test_pause },
+      { test_garbage },
+      { test_free_with_requests })

@@ -2,7 +2,6 @@
 
 /* The store: what was put is there for the next hostd, whatever happened to this one. */
 
-#include <check.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
@@ -12,6 +11,7 @@
 
 #include "base/base.h"
 #include "hostd/store.h"
+#include "../suite.h"
 
 static char *directory;
 
@@ -287,28 +287,13 @@ START_TEST(test_no_directory)
 }
 END_TEST
 
-int main(void)
-{
-        Suite *suite = suite_create("store");
-        TCase *t = tcase_create("store");
-        SRunner *runner;
-        int failed;
-
-        tcase_add_checked_fixture(t, setup, teardown);
-        tcase_set_timeout(t, 60);
-        tcase_add_test(t, test_comes_back);
-        tcase_add_test(t, test_removed_is_gone_and_its_id_not_given_again);
-        tcase_add_test(t, test_ids_that_were_only_used_are_not_given_again);
-        tcase_add_test(t, test_told_when_on_disk);
-        tcase_add_test(t, test_survives_kill);
-        tcase_add_test(t, test_marks_are_answered_at_once);
-        tcase_add_test(t, test_broken_is_set_aside);
-        tcase_add_test(t, test_is_private);
-        tcase_add_test(t, test_no_directory);
-        suite_add_tcase(suite, t);
-        runner = srunner_create(suite);
-        srunner_run_all(runner, CK_ENV);
-        failed = srunner_ntests_failed(runner);
-        srunner_free(runner);
-        return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_AROUND("store", setup, teardown,
+             { test_comes_back },
+             { test_removed_is_gone_and_its_id_not_given_again },
+             { test_ids_that_were_only_used_are_not_given_again },
+             { test_told_when_on_disk },
+             { test_survives_kill },
+             { test_marks_are_answered_at_once },
+             { test_broken_is_set_aside },
+             { test_is_private },
+             { test_no_directory })

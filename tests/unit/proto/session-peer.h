@@ -7,7 +7,7 @@
  */
 
 #include "proto/session.h"
-#include "suite.h"
+#include "../suite.h"
 
 #define GUEST_NONCE "000102030405060708090a0b0c0d0e0f"
 #define HOST_NONCE "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"

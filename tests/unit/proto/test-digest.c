@@ -3,7 +3,7 @@
 #include "proto/digest.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 /* Values of xxhsum -H64 of the xxhash project. */
 START_TEST(test_values)
@@ -37,4 +37,6 @@ START_TEST(test_pieces)
 }
 END_TEST
 
-SUITE("digest", test_values, test_pieces)
+SUITE("digest",
+      { test_values },
+      { test_pieces })

@@ -3,7 +3,7 @@
 #include "proto/fragments.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 static Fragments fragments;
 static const uint8_t *data;
@@ -74,4 +74,7 @@ START_TEST(test_limits)
 }
 END_TEST
 
-SUITE("fragments", test_whole, test_interleaved, test_limits)
+SUITE("fragments",
+      { test_whole },
+      { test_interleaved },
+      { test_limits })

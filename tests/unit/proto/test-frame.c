@@ -3,7 +3,7 @@
 #include "proto/frame.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 static FrameParser *parser;
 static uint8_t buffer[FRAME_MAX];
@@ -238,5 +238,11 @@ START_TEST(test_space)
 }
 END_TEST
 
-SUITE("frame", test_sizes, test_prefixes, test_every_flip, test_every_cut, test_length_is_judged,
-      test_unstall, test_space)
+SUITE("frame",
+      { test_sizes },
+      { test_prefixes },
+      { test_every_flip },
+      { test_every_cut },
+      { test_length_is_judged },
+      { test_unstall },
+      { test_space })

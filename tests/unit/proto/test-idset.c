@@ -4,7 +4,7 @@
 
 #include "base/base.h"
 #include "proto/limits.h"
-#include "suite.h"
+#include "../suite.h"
 
 START_TEST(test_limit)
 {
@@ -50,4 +50,6 @@ START_TEST(test_ascent)
 }
 END_TEST
 
-SUITE("idset", test_limit, test_ascent)
+SUITE("idset",
+      { test_limit },
+      { test_ascent })

@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 static int parse(const char *text, size_t n)
 {
@@ -204,4 +204,11 @@ START_TEST(test_error)
 }
 END_TEST
 
-SUITE("message", test_good, test_bad, test_depth, test_limits, test_format, test_strv, test_error)
+SUITE("message",
+      { test_good },
+      { test_bad },
+      { test_depth },
+      { test_limits },
+      { test_format },
+      { test_strv },
+      { test_error })

@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 #include "proto/limits.h"
-#include "suite.h"
+#include "../suite.h"
 
 static char *run_of(char c, size_t n)
 {
@@ -160,4 +160,11 @@ START_TEST(test_utf8)
 }
 END_TEST
 
-SUITE("name", test_topic, test_absolute_path, test_tree_path, test_id, test_text, test_variable, test_utf8)
+SUITE("name",
+      { test_topic },
+      { test_absolute_path },
+      { test_tree_path },
+      { test_id },
+      { test_text },
+      { test_variable },
+      { test_utf8 })

@@ -3,7 +3,7 @@
 #include "proto/outq.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 static Outq q;
 static uint8_t body[FRAME_BODY_MAX];
@@ -60,4 +60,6 @@ START_TEST(test_limit)
 }
 END_TEST
 
-SUITE("outq", test_order_and_cuts, test_limit)
+SUITE("outq",
+      { test_order_and_cuts },
+      { test_limit })

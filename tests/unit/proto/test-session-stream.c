@@ -337,6 +337,12 @@ START_TEST(test_lagging_readers)
 }
 END_TEST
 
-SUITE("session-stream", test_forced_queue_is_bounded, test_stream_of_guest, test_stream_of_host,
-      test_port_window, test_credit_is_given_back, test_bad_host_streams, test_bad_guest_streams,
-      test_lagging_readers)
+SUITE("session-stream",
+      { test_forced_queue_is_bounded },
+      { test_stream_of_guest },
+      { test_stream_of_host },
+      { test_port_window },
+      { test_credit_is_given_back },
+      { test_bad_host_streams },
+      { test_bad_guest_streams },
+      { test_lagging_readers })

@@ -424,6 +424,20 @@ START_TEST(test_stall)
 }
 END_TEST
 
-SUITE("session", test_host_handshake, test_stale_ack, test_hello_req, test_refused, test_guest_handshake,
-      test_false_start, test_hello_says_who_we_are, test_sequence, test_foreign_frames, test_ping, test_bye,
-      test_requests, test_peer_requests, test_bad_messages, test_queue_is_bounded, test_stall)
+SUITE("session",
+      { test_host_handshake },
+      { test_stale_ack },
+      { test_hello_req },
+      { test_refused },
+      { test_guest_handshake },
+      { test_false_start },
+      { test_hello_says_who_we_are },
+      { test_sequence },
+      { test_foreign_frames },
+      { test_ping },
+      { test_bye },
+      { test_requests },
+      { test_peer_requests },
+      { test_bad_messages },
+      { test_queue_is_bounded },
+      { test_stall })

@@ -3,7 +3,7 @@
 #include "proto/stream.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 static StreamTable t;
 
@@ -110,4 +110,8 @@ START_TEST(test_credited)
 }
 END_TEST
 
-SUITE("stream", test_table, test_lagging_readers, test_credit, test_credited)
+SUITE("stream",
+      { test_table },
+      { test_lagging_readers },
+      { test_credit },
+      { test_credited })

@@ -9,7 +9,7 @@
 
 #include "base/base.h"
 #include "proto/session.h"
-#include "suite.h"
+#include "../suite.h"
 
 #define LINE_MAX_BYTES ((size_t)256 * 1024)
 
@@ -165,4 +165,6 @@ START_TEST(test_conversations)
 }
 END_TEST
 
-SUITE("vectors", test_frames, test_conversations)
+SUITE("vectors",
+      { test_frames },
+      { test_conversations })

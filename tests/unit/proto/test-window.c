@@ -3,7 +3,7 @@
 #include "proto/window.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 START_TEST(test_sender)
 {
@@ -77,4 +77,7 @@ START_TEST(test_frames_go_round)
 }
 END_TEST
 
-SUITE("window", test_sender, test_receiver, test_frames_go_round)
+SUITE("window",
+      { test_sender },
+      { test_receiver },
+      { test_frames_go_round })

@@ -3,7 +3,7 @@
 #include "proto/wire-error.h"
 
 #include "base/base.h"
-#include "suite.h"
+#include "../suite.h"
 
 START_TEST(test_names)
 {
@@ -58,4 +58,7 @@ START_TEST(test_errno)
 }
 END_TEST
 
-SUITE("wire-error", test_names, test_foreign_names, test_errno)
+SUITE("wire-error",
+      { test_names },
+      { test_foreign_names },
+      { test_errno })
