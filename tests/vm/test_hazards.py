@@ -272,6 +272,7 @@ def flap(path, n):
             time.sleep(0.003)
 
 
+@pytest.mark.slow
 def test_flapping_overflows_the_control_queue(lab, vm, client, port, without_hostd):
     """32 words fit; "closed" gets lost, and the guest writes to nobody. One connection more repairs it, and so does hostd's."""
     for _ in range(8):
@@ -441,6 +442,7 @@ def test_driver_is_unbound(lab, vm, client, port):
 # 1.13: the last, for the bare port is beyond help behind it
 
 
+@pytest.mark.slow
 def test_suspend_with_a_full_queue(lab, vm, client, port):
     """Bytes of both directions vanish, and a queue that was full stays unwritable for ever. guestd never fills it."""
     s = port.connect()
