@@ -38,13 +38,17 @@ static char *connect_uri(Cli *c)
         return uri[0] ? strdup(uri) : NULL;
 }
 
-static volatile sig_atomic_t watched;
+static volatile sig_atomic_t watched, is_due;
 
 /* The terminal's own signals reach both of us. */
 static void on_signal(int number)
 {
-        if (number == SIGTERM)
-                (void)kill((pid_t)watched, number);
+        if (number != SIGTERM)
+                return;
+        if (watched > 0)
+                (void)kill((pid_t)watched, SIGTERM);
+        else
+                is_due = true; /* it is being started */
 }
 
 static void catch_signals(void (*handler)(int))
@@ -84,12 +88,16 @@ static int run(const Deploy *d, const char *verb, const char *uri, uint64_t left
         argv[n++] = (char *)d->name;
         argv[n] = NULL;
         (void)fflush(stdout);
-        int r = posix_spawn(&pid, program, NULL, NULL, argv, environ);
-        if (r != 0)
-                return cli_fail("%s: %s", program, strerror(r));
         /* It puts things back when it is interrupted, and we stay to tell how it ended. */
-        watched = pid;
         catch_signals(on_signal);
+        int r = posix_spawn(&pid, program, NULL, NULL, argv, environ);
+        if (r != 0) {
+                catch_signals(SIG_DFL);
+                return cli_fail("%s: %s", program, strerror(r));
+        }
+        watched = pid;
+        if (is_due)
+                (void)kill(pid, SIGTERM);
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return cli_fail("%s: %s", program, strerror(errno));
