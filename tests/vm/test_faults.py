@@ -273,7 +273,9 @@ def test_hostd_out_of_descriptors(vm, lab, client):
     starts = vm.guestd_starts()
     vm.destroy()
     lab.wait_state("lab", "off", 5)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1, before[1]))
+    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    free = next(n for n in range(len(used) + 1) if n not in used)  # descriptors above stay: a limit is of numbers
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free + 1, before[1]))
     try:
         vm.start()
         for _ in range(3):
