@@ -165,6 +165,26 @@ int fs_write_all(int fd, const void *data, size_t n)
         return 0;
 }
 
+int fs_read_all(int fd, void *buf, size_t n, size_t *ret_n)
+{
+        size_t n_done = 0;
+
+        while (n_done < n) {
+                ssize_t k = read(fd, (uint8_t *)buf + n_done, n - n_done);
+
+                if (k < 0) {
+                        if (errno == EINTR)
+                                continue;
+                        return -errno;
+                }
+                if (k == 0)
+                        break;
+                n_done += (size_t)k;
+        }
+        *ret_n = n_done;
+        return 0;
+}
+
 int fs_read_file(const char *path, size_t max, char **ret, size_t *ret_n)
 {
         _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);

@@ -21,7 +21,9 @@ int fs_open_parent(const char *path, char **ret_name);
 /* 1 or 0: whether the open directory or file lies beneath one of roots (absolute; resolved by
  * /proc/self/fd); or -errno. NULL roots: 1. */
 int fs_is_beneath_roots(int fd, const char *const *roots);
-int fs_write_all(int fd, const void *data, size_t n);                      /* 0, -errno; restarts on EINTR */
+int fs_write_all(int fd, const void *data, size_t n); /* 0, -errno; restarts on EINTR */
+/* Until n bytes or the end: 0 and how many there were, -errno; restarts on EINTR. */
+int fs_read_all(int fd, void *buf, size_t n, size_t *ret_n);
 int fs_read_file(const char *path, size_t max, char **ret, size_t *ret_n); /* NUL-terminated; -EFBIG */
 /* Writes a small file whole or not at all: temporary, fsync, rename, fsync of the directory. */
 int fs_write_file_atomic(const char *path, const void *data, size_t n, mode_t mode);

@@ -63,30 +63,12 @@ static int open_file(Tree *t, const char *path, size_t *ret_size)
         return TAKE_FD(fd);
 }
 
-static int read_all(int fd, void *buffer, size_t n, size_t *ret_n)
-{
-        size_t done = 0;
-
-        while (done < n) {
-                ssize_t k = read(fd, (uint8_t *)buffer + done, n - done);
-                if (k < 0 && errno == EINTR)
-                        continue;
-                if (k < 0)
-                        return -errno;
-                if (k == 0)
-                        break;
-                done += (size_t)k;
-        }
-        *ret_n = done;
-        return 0;
-}
-
 int tree_read_head(Tree *t, const char *path, void *buffer, size_t n, size_t *ret_n)
 {
         size_t size = 0;
         _cleanup_close_ int fd = open_file(t, path, &size);
 
-        return fd < 0 ? fd : read_all(fd, buffer, n, ret_n);
+        return fd < 0 ? fd : fs_read_all(fd, buffer, n, ret_n);
 }
 
 static int tree_is_same(Target *t, const char *path, const void *data, size_t n)
@@ -100,7 +82,7 @@ static int tree_is_same(Target *t, const char *path, const void *data, size_t n)
         if (size != n)
                 return 0;
         old = malloc(n ?: 1);
-        int r = old ? read_all(fd, old, n, &n_read) : -ENOMEM;
+        int r = old ? fs_read_all(fd, old, n, &n_read) : -ENOMEM;
         if (r < 0)
                 return tree_fail(t, r, path);
         return n_read == n && memcmp(old, data, n) == 0;
@@ -117,7 +99,7 @@ static int tree_read(Target *t, const char *path, char **ret)
         if (size > TEXT_MAX)
                 return target_fail(t, -EFBIG, "%s is too large", path);
         text = malloc(size + 1);
-        int r = text ? read_all(fd, text, size, &n) : -ENOMEM;
+        int r = text ? fs_read_all(fd, text, size, &n) : -ENOMEM;
         if (r < 0)
                 return tree_fail(t, r, path);
         text[n] = '\0';
@@ -152,6 +134,20 @@ static int tree_make_directory(Target *t, const char *path)
         return 0;
 }
 
+/* Where something new is made, and under which name beside its own. */
+static int open_place(Tree *t, const char *path, const char **ret_name, char **ret_fresh)
+{
+        _cleanup_close_ int parent = open_parent(t, path, ret_name);
+
+        if (parent < 0)
+                return parent;
+        if (asprintf(ret_fresh, ".%s" FRESH_SUFFIX, *ret_name) < 0) {
+                *ret_fresh = NULL;
+                return -ENOMEM;
+        }
+        return TAKE_FD(parent);
+}
+
 static int write_fresh(const Tree *t, int parent, const char *fresh, const void *data, size_t n, mode_t mode)
 {
         if (unlinkat(parent, fresh, 0) < 0 && errno != ENOENT)
@@ -169,14 +165,10 @@ static int tree_put(Target *t, const char *path, const void *data, size_t n, mod
 {
         _cleanup_free_ char *fresh = NULL;
         const char *name;
-        _cleanup_close_ int parent = open_parent((Tree *)t, path, &name);
+        _cleanup_close_ int parent = open_place((Tree *)t, path, &name, &fresh);
 
         if (parent < 0)
                 return tree_fail(t, parent, path);
-        if (asprintf(&fresh, ".%s" FRESH_SUFFIX, name) < 0) {
-                fresh = NULL;
-                return tree_fail(t, -ENOMEM, path);
-        }
         int r = write_fresh((Tree *)t, parent, fresh, data, n, mode);
         if (r == 0 && (renameat(parent, fresh, parent, name) < 0 || fsync(parent) < 0))
                 r = -errno;
@@ -190,14 +182,10 @@ static int tree_link(Target *t, const char *path, const char *to)
 {
         _cleanup_free_ char *fresh = NULL;
         const char *name;
-        _cleanup_close_ int parent = open_parent((Tree *)t, path, &name);
+        _cleanup_close_ int parent = open_place((Tree *)t, path, &name, &fresh);
 
         if (parent < 0)
                 return tree_fail(t, parent, path);
-        if (asprintf(&fresh, ".%s" FRESH_SUFFIX, name) < 0) {
-                fresh = NULL;
-                return tree_fail(t, -ENOMEM, path);
-        }
         (void)unlinkat(parent, fresh, 0);
         if (symlinkat(to, parent, fresh) == 0 && renameat(parent, fresh, parent, name) == 0 &&
             fsync(parent) == 0)

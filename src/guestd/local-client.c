@@ -101,18 +101,9 @@ static int stdin_read(uint8_t **ret, size_t *ret_n)
 {
         _cleanup_free_ uint8_t *data = malloc(PAYLOAD_MAX + 1);
         size_t n = 0;
-        if (!data)
-                return -ENOMEM;
-        while (n <= PAYLOAD_MAX) {
-                ssize_t k = read(STDIN_FILENO, data + n, PAYLOAD_MAX + 1 - n);
-                if (k < 0 && errno == EINTR)
-                        continue;
-                if (k < 0)
-                        return -errno;
-                if (k == 0)
-                        break;
-                n += (size_t)k;
-        }
+        int r = data ? fs_read_all(STDIN_FILENO, data, PAYLOAD_MAX + 1, &n) : -ENOMEM;
+        if (r < 0)
+                return r;
         if (n > PAYLOAD_MAX)
                 return -E2BIG;
         *ret_n = n;

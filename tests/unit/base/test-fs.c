@@ -196,9 +196,31 @@ START_TEST(test_files)
 }
 END_TEST
 
+/* In pieces, until there is enough or no more. */
+START_TEST(test_read_all)
+{
+        char buf[8] = "";
+        size_t n = 0;
+        int fds[2];
+
+        ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+        ck_assert_int_eq(fs_write_all(fds[1], "abcdef", 6), 0);
+        ck_assert_int_eq(fs_read_all(fds[0], buf, 4, &n), 0);
+        ck_assert_uint_eq(n, 4);
+        ck_assert_str_eq(buf, "abcd");
+        (void)fd_close(fds[1]);
+        ck_assert_int_eq(fs_read_all(fds[0], buf, sizeof(buf), &n), 0);
+        ck_assert_uint_eq(n, 2);
+        ck_assert_int_eq(memcmp(buf, "ef", 2), 0);
+        (void)fd_close(fds[0]);
+        ck_assert_int_eq(fs_read_all(-1, buf, 1, &n), -EBADF);
+}
+END_TEST
+
 SUITE_AROUND("fs", setup, teardown,
              { test_open_beneath },
              { test_open_beneath_by_components },
              { test_open_parent },
              { test_roots },
-             { test_files })
+             { test_files },
+             { test_read_all })

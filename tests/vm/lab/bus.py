@@ -2,6 +2,7 @@
 """A private message bus, and a client of vmferry's interfaces on it. GDBus, so that signatures are written out and descriptors travel."""
 
 import os
+import socket
 import time
 
 from .need import eventually, need, tool
@@ -52,7 +53,12 @@ class BusDaemon:
         with open(config, "w") as file:
             file.write(CONFIG.format(path=self.socket))
         self.process = place.start(name, [tool("dbus-daemon"), "--config-file", config, "--nofork", "--nopidfile"])
-        eventually(lambda: os.path.exists(self.socket), 10, "the bus")
+        eventually(self._listens, 10, "the bus")
+
+    def _listens(self):
+        """The socket's file is there an instant before anybody can connect to it."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
 
 
 def options(**values):
