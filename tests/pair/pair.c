@@ -43,7 +43,11 @@ void link_put(Link *l, const void *data, size_t n)
 {
         size_t at = (size_t)(l->data - l->space);
 
-        if (at + l->n + n > l->allocated) {
+        /* New memory costs far more than moving what is left. */
+        if (at + l->n + n > l->allocated && 2 * (l->n + n) <= l->allocated) {
+                memmove(l->space, l->data, l->n);
+                l->data = l->space;
+        } else if (at + l->n + n > l->allocated) {
                 size_t allocated = 2 * (l->n + n);
                 uint8_t *space = malloc(allocated);
 
