@@ -3,7 +3,7 @@
 /*
  * Writing. Content goes from the peer's buffer straight into the file; what is skipped (holes, the part that
  * a resume found) is digested from the file itself, in slices. fdatasync(2) comes as often as costs a tenth
- * of the time.
+ * of the time, and behind so many bytes at the latest.
  */
 
 #include "files/incoming.h"
@@ -19,9 +19,10 @@
 
 #define SLICE (8u * 1024 * 1024)
 #define CHUNK (64u * 1024)
-#define FLUSH_BYTES (1024u * 1024)    /* start of write-back, without waiting for it */
-#define SYNC_BYTES (2u * 1024 * 1024) /* what a reset of the machine may cost */
-#define SYNC_SHARE 10u                /* one part of so many of the time may go into it */
+#define FLUSH_BYTES (1024u * 1024)        /* start of write-back, without waiting for it */
+#define SYNC_BYTES (2u * 1024 * 1024)     /* what a reset of the machine may cost */
+#define SYNC_SHARE 10u                    /* one part of so many of the time may go into it */
+#define SYNC_BYTES_MAX (8u * 1024 * 1024) /* but a slow disk makes it cost no more than this */
 
 size_t entry_size(const Entry *e)
 {
@@ -345,7 +346,8 @@ static int pace(Incoming *in, size_t n)
         if (in->n_unsynced < SYNC_BYTES)
                 return 0;
         start = fs_now_usec();
-        if (start - in->synced_usec < in->sync_cost_usec * (SYNC_SHARE - 1))
+        if (in->n_unsynced < SYNC_BYTES_MAX &&
+            start - in->synced_usec < in->sync_cost_usec * (SYNC_SHARE - 1))
                 return 0;
         if (fdatasync(in->fd) < 0)
                 return -errno;
