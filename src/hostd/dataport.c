@@ -371,6 +371,10 @@ static void on_asked(void *userdata, WireError error, const char *text, const Me
 
         p->request = 0;
         p->state = DATAPORT_CLOSED;
+        /* Not the guest's own word: it was ready when it was first asked, and was paused or lost since. */
+        if (!m &&
+            (error == WIRE_NOT_READY || (error == WIRE_TIMEOUT && guest_state(p->guest) != GUEST_READY)))
+                error = WIRE_INTERRUPTED;
         if (error != WIRE_OK) {
                 p->n_attempts = 0;
                 dataport_end_waiting(p, error, text);

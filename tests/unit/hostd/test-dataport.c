@@ -26,6 +26,7 @@
 
 struct Guest {
         Domain domain;
+        GuestState state;
         WireError answer; /* to data.open */
         GuestReply done;
         void *done_data;
@@ -45,6 +46,11 @@ const char *guest_name(const Guest *g)
 const char *guest_uuid(const Guest *g)
 {
         return "11111111-2222-3333-4444-555555555555";
+}
+
+GuestState guest_state(const Guest *g)
+{
+        return g->state;
 }
 
 const Domain *guest_domain(const Guest *g)
@@ -163,7 +169,8 @@ static void setup(void)
         (void)snprintf(socket_path, sizeof(socket_path), "/tmp/test-dataport-%d.sock", (int)getpid());
         (void)unlink(socket_path);
         memcpy(sa.sun_path, socket_path, strlen(socket_path) + 1);
-        guest = (Guest){ .domain = { .state = DOMAIN_RUNNING, .data_socket = socket_path } };
+        guest = (Guest){ .domain = { .state = DOMAIN_RUNNING, .data_socket = socket_path },
+                         .state = GUEST_READY };
         far_end = (Far){ .listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) };
         ck_assert_int_eq(bind(far_end.listen_fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
         ck_assert_int_eq(listen(far_end.listen_fd, 1), 0);
@@ -338,6 +345,41 @@ START_TEST(test_refused)
 }
 END_TEST
 
+/* A guest that doesn't answer since it is paused, or is known to be, will be back; one that runs has had its
+ * time. */
+START_TEST(test_paused)
+{
+        static const struct {
+                GuestState state;
+                WireError answer, expected;
+        } table[] = {
+                { GUEST_PAUSED, WIRE_TIMEOUT, WIRE_INTERRUPTED },
+                { GUEST_PAUSED, WIRE_NOT_READY, WIRE_INTERRUPTED },
+                { GUEST_READY, WIRE_NOT_READY, WIRE_INTERRUPTED }, /* just back */
+                { GUEST_CONNECTING, WIRE_TIMEOUT, WIRE_INTERRUPTED },
+                { GUEST_PAUSED, WIRE_PERMISSION_DENIED, WIRE_PERMISSION_DENIED },
+                { GUEST_READY, WIRE_TIMEOUT, WIRE_TIMEOUT },
+        };
+        Dataport *p = dataport_new(&guest);
+        Owner o;
+
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                guest.state = table[i].state;
+                guest.answer = table[i].answer;
+                owner_open(&o, p, NULL);
+                await(&o.n_closed, 1);
+                ck_assert_int_eq(o.error, table[i].expected);
+                ck_assert_str_eq(o.text, "web01 says no");
+                owner_done(&o);
+        }
+        guest.state = GUEST_READY;
+        guest.answer = WIRE_OK;
+        owner_open(&o, p, NULL);
+        owner_echo(&o);
+        (void)dataport_free(p);
+}
+END_TEST
+
 START_TEST(test_deaf)
 {
         Dataport *p = dataport_new(&guest);
@@ -427,10 +469,5 @@ START_TEST(test_no_socket)
 }
 END_TEST
 
-SUITE_AROUND("dataport", setup, teardown,
-             { test_echo_reuse_reopen },
-             { test_linger_race },
-             { test_refused },
-             { test_deaf },
-             { test_cancel_and_reset },
-             { test_no_socket })
+SUITE_AROUND("dataport", setup, teardown, { test_echo_reuse_reopen }, { test_linger_race }, { test_refused },
+             { test_paused }, { test_deaf }, { test_cancel_and_reset }, { test_no_socket })
