@@ -394,13 +394,15 @@ static void on_packet(void *userdata, json_object *o)
 {
         Transfer *t = userdata;
         const char *what = message_str(o, "do", "");
+        g_autofree char *text = NULL;
         Job *j = t->job;
 
         if (!t->active || t->worker_done)
                 return;
         if (str_eq(what, "found") && j->kind == JOB_PUSH && !t->stream && t->in_fd >= 0) {
-                if (!j->guest) {
-                        set_error(t, WIRE_INTERRUPTED, "The domain was undefined");
+                if (!j->guest || jobs_check_guest(j->guest, &text) != WIRE_OK) {
+                        t->n_attempts--; /* of which the guest knows nothing: there is nothing to resume */
+                        set_error(t, WIRE_INTERRUPTED, text ? text : "The domain was undefined");
                         worker_is_done(t);
                         return;
                 }
@@ -467,7 +469,7 @@ static void on_start(void *userdata, Job *j)
 
         if (!j->guest || guest_state(j->guest) != GUEST_READY) {
                 g_autofree char *text = NULL;
-                if (j->guest && (t->n_attempts > 0 || (job_kept(j) && job_kept(j)->is_queued))) {
+                if (j->guest && (t->options.resume || (job_kept(j) && job_kept(j)->is_queued))) {
                         job_set_state(t->jobs, j, JOB_WAITING);
                         return;
                 }
@@ -485,7 +487,7 @@ static void on_start(void *userdata, Job *j)
                        "hostd was restarted, and nobody has kept the caller's file descriptor");
                 return;
         }
-        if (t->fd_is_file && t->n_attempts > 0)
+        if (t->fd_is_file)
                 (void)lseek(t->fd, t->fd_offset, SEEK_SET);
         r = opener_new(t->fd, &opener_ops, t, &t->opener, &t->in_fd, &t->out_fd);
         if (!t->fd_is_file)
