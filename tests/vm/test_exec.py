@@ -189,6 +189,24 @@ def test_command_timeout_leaves_nothing(lab, client, vm):
     eventually(lambda: n_processes(client, "sleep 274") == 0, 15, "nothing left")
 
 
+def test_who_changes_its_number_all_the_time_ends(lab, client, vm):
+    """Each process starts the next one and leaves, in a session of its own: whoever looks for it comes too late."""
+
+    def n_started():
+        return int(client.run("lab", "sh", "-c", "sed -n 's/^processes //p' /proc/stat")[1])
+
+    def n_started_in_a_second():
+        before = n_started()
+        time.sleep(1)
+        return n_started() - before
+
+    hop = "h() { (h) & exit; }; h"
+    lab.vmferry("exec", "--timeout", "2", "lab", "--", "setsid", "sh", "-c", f"({hop}) & sleep 1; {hop}")
+    # A look starts processes of its own.
+    eventually(lambda: n_started_in_a_second() < 40, 30, "nothing hops any more", every=0.5)
+    client.ping("lab")
+
+
 def test_command_timeout(lab, vm):
     started = time.monotonic()
     r = lab.vmferry("exec", "--timeout", "1", "lab", "--", "sh", "-c", "sleep 2751; echo over")
