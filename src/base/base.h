@@ -98,6 +98,13 @@ static inline bool size_mul(size_t a, size_t b, size_t *ret)
 {
         return !__builtin_mul_overflow(a, b, ret);
 }
+/* A time and a duration, either of which may be USEC_INFINITY, and so is what lies beyond. */
+static inline uint64_t usec_add(uint64_t a, uint64_t b)
+{
+        uint64_t sum;
+
+        return __builtin_add_overflow(a, b, &sum) ? USEC_INFINITY : sum;
+}
 
 static inline uint16_t load_le16(const void *p)
 {

@@ -299,8 +299,7 @@ static void step_begin(Run *run)
                 return;
         }
         run->state = RUN_STEP;
-        loop_timer_set(run->timer,
-                       timeout < USEC_INFINITY - fs_now_usec() ? fs_now_usec() + timeout : USEC_INFINITY, 0);
+        loop_timer_set(run->timer, usec_add(fs_now_usec(), timeout), 0);
         switch (s->verb) {
         case STEP_PUSH:
         case STEP_PULL:
@@ -372,12 +371,10 @@ static bool was_done(const Actions *as, const Action *a, const char *uuid)
 
 static void await_ready(Run *run)
 {
-        uint64_t now = fs_now_usec(), timeout = run->loaded->action->timeout_usec;
-
         if (run->state == RUN_AWAITS_READY)
                 return;
         run->state = RUN_AWAITS_READY;
-        loop_timer_set(run->timer, timeout < USEC_INFINITY - now ? now + timeout : USEC_INFINITY, 0);
+        loop_timer_set(run->timer, usec_add(fs_now_usec(), run->loaded->action->timeout_usec), 0);
         be_patient(run);
 }
 

@@ -113,7 +113,7 @@ static bool is_answer_due(const Guest *g)
 /* Each guest has its own interval, so that a thousand that connected at once spread by and by. */
 static uint64_t keepalive_of(const Guest *g)
 {
-        return keepalive_usec - keepalive_usec / 4 * (g_str_hash(g->domain->uuid) % 64) / 64;
+        return keepalive_usec - keepalive_usec / 256 * (g_str_hash(g->domain->uuid) % 64);
 }
 
 static uint64_t up_deadline(const Guest *g)
@@ -125,7 +125,9 @@ static uint64_t up_deadline(const Guest *g)
                 return l->probe_at + SILENCE_USEC;
         if (is_answer_due(g))
                 return MAX(heard, l->asked_at) + SILENCE_USEC;
-        return keepalive_usec > 0 ? heard + keepalive_of(g) : USEC_INFINITY;
+        if (keepalive_usec == 0 || keepalive_usec == USEC_INFINITY)
+                return USEC_INFINITY;
+        return usec_add(heard, keepalive_of(g));
 }
 
 static void tick_up(Guest *g, uint64_t now)

@@ -44,7 +44,7 @@ static Request *request_add(Guest *g, uint64_t timeout_usec, void *userdata)
         *q = (Request){
                 .id = g->next_request++,
                 .sent_at = now,
-                .deadline = timeout_usec > USEC_INFINITY - now ? USEC_INFINITY : now + timeout_usec,
+                .deadline = usec_add(now, timeout_usec),
                 .userdata = userdata,
         };
         g_hash_table_insert(g->requests, &q->id, q);

@@ -604,8 +604,9 @@ void job_finish(Jobs *js, Job *j, WireError error, const char *message, const ch
                 js->ops->finished(js->userdata, j);
         count_release(e);
 
-        e->removed_at = fs_now_usec() + (j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec
-                                                                            : c->job_retention_usec);
+        e->removed_at =
+                usec_add(fs_now_usec(), j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec
+                                                                           : c->job_retention_usec);
         finished_insert(js, e);
         arm_retention(js); /* never removed from here: the finisher still holds the job */
         if (e->ended && !js->freeing)

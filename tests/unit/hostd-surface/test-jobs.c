@@ -322,6 +322,24 @@ START_TEST(retention)
 }
 END_TEST
 
+START_TEST(retention_without_end)
+{
+        const uint64_t usec[] = { USEC_INFINITY, USEC_INFINITY - 1, USEC_INFINITY / 2 };
+        Work w = {};
+        Job *j;
+
+        config->job_retention_usec = usec[_i];
+        config->detached_retention_usec = usec[_i];
+        job_finish(jobs, add(JOB_SEND, guests[0], alice, &w), WIRE_OK, NULL, NULL);
+        j = add(JOB_EXEC, guests[0], alice, &w);
+        j->detached = true;
+        job_finish(jobs, j, WIRE_OK, NULL, NULL);
+        turn(50000);
+        ck_assert_ptr_nonnull(jobs_find(jobs, 1));
+        ck_assert_ptr_nonnull(jobs_find(jobs, 2));
+}
+END_TEST
+
 START_TEST(as_many_are_kept_as_may_run)
 {
         Work w = {};
@@ -338,13 +356,7 @@ START_TEST(as_many_are_kept_as_may_run)
 }
 END_TEST
 
-SUITE_AROUND("hostd/jobs", set_up, tear_down,
-             { reply_comes_first },
-             { finished_before_its_turn },
-             { transfers_take_turns },
-             { limits },
-             { processes_are_limited },
-             { progress_is_told_ten_times_a_second },
-             { caller_leaves },
-             { retention },
-             { as_many_are_kept_as_may_run })
+SUITE_AROUND("hostd/jobs", set_up, tear_down, { reply_comes_first }, { finished_before_its_turn },
+             { transfers_take_turns }, { limits }, { processes_are_limited },
+             { progress_is_told_ten_times_a_second }, { caller_leaves }, { retention },
+             { retention_without_end, 3 }, { as_many_are_kept_as_may_run })

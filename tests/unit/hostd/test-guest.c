@@ -392,6 +392,25 @@ START_TEST(test_lost_and_back)
 }
 END_TEST
 
+/* However long the interval: an idle guest is not asked before it is over. */
+START_TEST(test_keepalive)
+{
+        const uint64_t usec[] = { 0, USEC_INFINITY, USEC_INFINITY - 1, USEC_INFINITY / 2,
+                                  3600 * USEC_PER_SEC };
+        uint64_t n_bytes;
+        bool is_over = false;
+
+        guest_set_keepalive(usec[_i]);
+        set_up();
+        UNTIL(is_state(GUEST_READY) && session_is_up(peer.session), 2000);
+        n_bytes = guest_counters(guest)->n_bytes_sent;
+        for (uint64_t end = fs_now_usec() + 200 * USEC_PER_MSEC; !is_over; is_over = fs_now_usec() >= end)
+                (void)g_main_context_iteration(NULL, FALSE);
+        ck_assert_uint_eq(guest_counters(guest)->n_bytes_sent, n_bytes);
+        tear_down();
+}
+END_TEST
+
 /* QEMU takes everything and nothing comes back: once more, then new connections, and in the end the truth.
  */
 START_TEST(test_deaf)
@@ -486,15 +505,6 @@ START_TEST(test_free_with_requests)
 }
 END_TEST
 
-SUITE("guest",
-      { test_ready },
-      { test_from_guest },
-      { test_timeout_and_cancel },
-      { test_not_ready },
-      { test_busy },
-      { test_lost_and_back },
-      { test_deaf },
-      { test_reboot },
-      { test_pause },
-      { test_garbage },
-      { test_free_with_requests })
+SUITE("guest", { test_ready }, { test_from_guest }, { test_timeout_and_cancel }, { test_not_ready },
+      { test_busy }, { test_lost_and_back }, { test_keepalive, 5 }, { test_deaf }, { test_reboot },
+      { test_pause }, { test_garbage }, { test_free_with_requests })
