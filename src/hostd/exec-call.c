@@ -43,21 +43,11 @@ void exec_tell(const Job *j, json_object *json)
                 json_object_put(json);
 }
 
-/* To all of its tree, of which there may be something left after its own exit. */
-static json_object *signal_format(const Job *j, int signal)
-{
-        json_object *o = exec_request_new("process.kill", j->wire_id);
-
-        json_object_object_add(o, "signal", json_object_new_int(signal));
-        json_object_object_add(o, "tree", json_object_new_boolean(true));
-        return o;
-}
-
 int exec_tell_signal(const Job *j, int signal)
 {
         if (!exec_can_ask(j))
                 return -ENOTCONN;
-        exec_tell(j, signal_format(j, signal));
+        exec_tell(j, exec_request_signal(j, signal));
         return 0;
 }
 
@@ -83,7 +73,7 @@ static int ask(const Job *j, json_object *json, ExecAnswer answer, void *userdat
 
 int exec_kill(const Job *j, int signal, ExecAnswer answer, void *userdata)
 {
-        return exec_can_ask(j) ? ask(j, signal_format(j, signal), answer, userdata) : -ENOTCONN;
+        return exec_can_ask(j) ? ask(j, exec_request_signal(j, signal), answer, userdata) : -ENOTCONN;
 }
 
 int exec_resize(const Job *j, uint16_t rows, uint16_t columns, ExecAnswer answer, void *userdata)

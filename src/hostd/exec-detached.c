@@ -96,6 +96,8 @@ void exec_keep(Process *p)
                 json_object_object_add(o, "pid", json_object_new_int64(j->process->guest_pid));
         if (job_state_is_final(j->state))
                 json_object_object_add(o, "end", end_format(p));
+        if (p->is_abandoned)
+                json_object_object_add(o, "abandoned", json_object_new_boolean(true));
         (void)jobs_keep(p->jobs, p->job, o,
                         &(JobKeep){ .created_at = j->started_at > 0 ? j->started_at : fs_realtime_usec() });
 }
@@ -149,6 +151,11 @@ int exec_restore(Jobs *js, const StoreItem *item)
         p->job = jobs_restore(js, item, line, "", &exec_job_ops, p);
         if (!p->job)
                 return -EINVAL;
+        p->is_abandoned = message_bool(item->params, "abandoned", false);
+        if (p->is_abandoned) {
+                p->job->hidden = true; /* as it was */
+                return 0;
+        }
         p->job->started_at = item->created_at;
         exec_show(p, (uint32_t)message_int(item->params, "pid", 0));
         if (json_object_is_type(end, json_type_object))

@@ -17,6 +17,16 @@ json_object *exec_request_new(const char *method, const char *id)
         return o;
 }
 
+/* The tree: of which there may be something left after its own exit. */
+json_object *exec_request_signal(const Job *j, int signal)
+{
+        json_object *o = exec_request_new("process.kill", j->wire_id);
+
+        json_object_object_add(o, "signal", json_object_new_int(signal));
+        json_object_object_add(o, "tree", json_object_new_boolean(true));
+        return o;
+}
+
 WireError exec_check_command(const char *const *argv, const ExecOptions *options, char **ret_text)
 {
         size_t n = 0, n_env = 0, n_bytes = 0;

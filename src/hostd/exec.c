@@ -29,15 +29,20 @@
 
 static void on_timer(void *userdata);
 
+void exec_done_outputs(Process *p)
+{
+        p->input_watch = loop_watch_free(p->input_watch);
+        for (size_t i = 0; i < ELEMENTSOF(p->captures); i++)
+                p->captures[i] = capture_free(p->captures[i]);
+        for (size_t i = 0; i < ELEMENTSOF(p->ours); i++) {
+                p->ours[i] = fd_close(p->ours[i]);
+                p->callers[i] = fd_close(p->callers[i]);
+        }
+}
+
 static void process_free(Process *p)
 {
-        for (size_t i = 0; i < ELEMENTSOF(p->ours); i++) {
-                fd_close(p->ours[i]);
-                fd_close(p->callers[i]);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(p->captures); i++)
-                capture_free(p->captures[i]);
-        loop_watch_free(p->input_watch);
+        exec_done_outputs(p);
         loop_timer_free(p->timer);
         g_strfreev(p->argv);
         g_free(p->user);
@@ -192,7 +197,9 @@ static void on_timer(void *userdata)
 {
         Process *p = userdata;
 
-        if (p->ending == IN_TIME) {
+        if (p->is_abandoned) {
+                exec_abandoned_timer(p);
+        } else if (p->ending == IN_TIME) {
                 end_process(p, WIRE_TIMEOUT, "It ran longer than its timeout");
         } else if (p->ending == TERMINATED && exec_tell_signal(p->job, SIGKILL) == 0) {
                 p->ending = KILLED;
@@ -332,9 +339,9 @@ static bool start_capture(Process *p)
         return true;
 }
 
-/* The guest would not start it. Where it is argv[0] that cannot be run, Run has an ordinary result: 126 or
- * 127. */
-static void not_started(Process *p, WireError error, const char *text, const Message *m)
+/* The guest would not start it, or it may have, and nobody knows of it. Where it is argv[0] that cannot be
+ * run, Run has an ordinary result: 126 or 127. */
+static void not_started(Process *p, WireError error, const char *text, const Message *m, bool may_run)
 {
         ExecStarted started = TAKE(p->started);
         RunDone run_done = TAKE(p->run_done);
@@ -349,8 +356,10 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         if (error == WIRE_CANCELLED || (error == WIRE_OK && p->error != WIRE_OK))
                 error = WIRE_CANCELLED;
         audit(p, j, error, sentence);
-        exec_forget(p);
-        jobs_drop(js, j); /* p is gone */
+        if (!may_run || !exec_abandon(p)) {
+                exec_forget(p);
+                jobs_drop(js, j); /* p is gone */
+        }
         if (started)
                 started(userdata, error, sentence, NULL, NULL);
         else if (run_done && (status == 126 || status == 127) &&
@@ -366,6 +375,7 @@ static void on_started(void *userdata, WireError error, const char *text, const 
 {
         Process *p = userdata;
         Job *j = p->job;
+        bool may_run = error == WIRE_OK || !m;
 
         p->request = 0;
         if (error == WIRE_OK && !j->guest) {
@@ -373,12 +383,11 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                 text = "The domain was undefined";
         }
         if (error == WIRE_OK && p->is_run && !start_capture(p)) {
-                (void)exec_tell_signal(p->job, SIGKILL);
                 error = WIRE_LIMITS_EXCEEDED;
                 text = "hostd is out of file descriptors or memory";
         }
         if (error != WIRE_OK) {
-                not_started(p, error, text, error == WIRE_OK ? NULL : m);
+                not_started(p, error, text, m, may_run);
                 return;
         }
 
@@ -453,6 +462,10 @@ static void on_guest_state(void *userdata, Job *j)
         Process *p = userdata;
         bool off = !j->guest || guest_state(j->guest) == GUEST_OFF;
 
+        if (p->is_abandoned) {
+                exec_abandoned_guest_state(p);
+                return;
+        }
         if (!p->running)
                 return;
         if (off) {
@@ -471,9 +484,15 @@ static void on_guest_state(void *userdata, Job *j)
 
 static void on_notify(void *userdata, Job *j, const Message *m)
 {
-        if (str_eq(message_str(m->json, "method", ""), "process.exited") &&
-            str_eq(message_str(m->json, "id", ""), j->wire_id))
-                set_exit(userdata, m->json);
+        Process *p = userdata;
+
+        if (!str_eq(message_str(m->json, "method", ""), "process.exited") ||
+            !str_eq(message_str(m->json, "id", ""), j->wire_id))
+                return;
+        if (p->is_abandoned)
+                exec_abandoned_ended(p);
+        else
+                set_exit(p, m->json);
 }
 
 static void on_start(void *userdata, Job *j)

@@ -5,11 +5,14 @@ caller was told that it failed does not run on."""
 import os
 import shlex
 import stat
+import threading
+import time
 
 import pytest
 import records as r
 from conftest import Host
 from guestpeer import GuestPeer
+from hostpeer import NOTIFY
 
 from lab.bus import BusError
 from lab.need import built, eventually
@@ -18,10 +21,11 @@ NAME = "lost"
 
 
 class Lost:
-    """A guest that comes and goes. Its pulls are of a file that says hello."""
+    """A guest that comes and goes. Its pulls are of a file that says hello, and it says nothing to a command's start."""
 
     def __init__(self, host):
         self.host, self.client = host, host.client
+        self.asked, self.answers = [], {"process.start": None}
 
     @property
     def peer(self):
@@ -34,7 +38,14 @@ class Lost:
     def comes(self, **opens):
         peer = self.host.peers[NAME] = GuestPeer(self.host.socket(NAME, "ctl"), self.host.socket(NAME, "data"), NAME)
         peer.opens.update({"pull": self._hello, **opens})
+        peer.serve.update({f"process.{what}": self._serve for what in ("start", "kill", "list", "forget")})
         self.client.wait_ready(NAME, 20)
+
+    def _serve(self, port, ident, body, payload):
+        self.asked.append(body)
+        answer = self.answers.get(body["method"], {})
+        if answer is not None:
+            port.reply(ident, answer)
 
     @staticmethod
     def _hello(port, s):
@@ -44,6 +55,41 @@ class Lost:
 
     def states(self, jobs):
         return [self.client.job_properties(path)["State"] for _, path in jobs]
+
+    def told(self, method, n=1):
+        """What it was asked by that method, when it was so often."""
+        def of():
+            return [body for body in list(self.asked) if body["method"] == method]
+        eventually(lambda: len(of()) >= n, 10, f"{n} × {method}")
+        return of()
+
+    def breaks(self):
+        """A new session, on the same connection."""
+        n = self.peer.control.n_sessions
+        self.peer.control.hello_req()
+        eventually(lambda: self.peer.control.n_sessions > n and self.client.state(NAME) == "ready", 10, "a new session")
+
+    def begins(self, **how):
+        """The id of a command whose start it does not confirm before the session breaks, and whose caller was told so."""
+        ended, before = [], len(self.asked)
+
+        def run():
+            try:
+                ended.append(self.client.run(NAME, "sleep", "1000", wait=25, **how))
+            except BusError as e:
+                ended.append(e.name)
+
+        caller = threading.Thread(target=run)
+        caller.start()
+        eventually(lambda: len(self.asked) > before, 10, "a start")
+        self.breaks()
+        caller.join(30)
+        assert ended == ["Interrupted"]
+        assert self.asked[before]["method"] == "process.start"
+        return self.asked[before]["id"]
+
+    def exits(self, ident):
+        self.peer.control.message(NOTIFY, 0, {"method": "process.exited", "id": ident, "exit_signal": 9})
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +171,66 @@ def test_looking(lost, place, held_worker):
     lost.comes(push=push)
     assert lost.client.failed(job, 20) == "NoSpace"
     assert [(p["path"], p["resume"]) for p in pushed] == [("/tmp/file", False)], "there was nothing to resume"
+
+
+def kill(ident):
+    return {"method": "process.kill", "id": ident, "signal": 9, "tree": True}
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_start_unanswered(lost, detach):
+    """It was told that it failed, and must not run on: ended when the guest is back, and forgotten when it has ended."""
+    ident = lost.begins(detach=detach)
+    assert lost.told("process.kill") == [kill(ident)]
+    assert lost.client.manager("ListJobs") == []
+    time.sleep(0.3)
+    assert lost.asked[-1]["method"] == "process.kill", "it has not ended yet"
+    lost.exits(ident)
+    assert lost.told("process.forget") == [{"method": "process.forget", "id": ident}]
+    lost.breaks()
+    time.sleep(0.3)
+    assert len(lost.told("process.kill")) == len(lost.told("process.forget")) == 1, "once is enough"
+
+
+def test_start_unanswered_twice(lost):
+    """The guest is lost again before it has answered; then it was restarted, and knows nothing of it."""
+    lost.answers["process.kill"] = None
+    ident = lost.begins()
+    lost.told("process.kill")
+    lost.breaks()
+    assert lost.told("process.kill", 2) == [kill(ident)] * 2
+    lost.leaves()
+    lost.answers["process.kill"] = {"error": "NotFound", "message": "no such process"}
+    lost.comes()
+    assert lost.told("process.kill", 3) == [kill(ident)] * 3
+    lost.told("process.forget")
+    lost.breaks()
+    time.sleep(0.3)
+    assert len(lost.told("process.kill")) == 3
+
+
+def test_start_unanswered_never(lost):
+    """It says yes to everything, and nothing of an end: it is asked a few times, then its word is taken for it."""
+    ident = lost.begins()
+    eventually(lambda: lost.asked[-1]["method"] == "process.forget", 40, "hostd gives up", 0.5)
+    assert 1 < len(lost.told("process.kill")) < 5 and lost.asked[-1]["id"] == ident
+
+
+def test_start_unanswered_restart(host, lost):
+    """hostd ends meanwhile: a detached one is nobody else's to end."""
+    lost.answers["process.kill"] = None
+    ident = lost.begins(detach=True)
+    lost.told("process.kill")
+    lost.leaves()
+    host.hostd.restart()
+    assert lost.client.manager("ListJobs") == []
+    lost.answers.clear()
+    lost.comes()
+    assert lost.told("process.kill", 2) == [kill(ident)] * 2
+    lost.exits(ident)
+    lost.told("process.forget")
+    host.hostd.restart()
+    lost.client.wait_ready(NAME, 20)
+    time.sleep(0.3)
+    assert len(lost.told("process.kill")) == 2
+    assert lost.client.manager("ListJobs") == []
