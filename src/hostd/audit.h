@@ -21,7 +21,7 @@ typedef struct AuditEntry {   /* NULL, 0: not said */
         uint64_t n_bytes;
         bool has_exit;
         int exit_status;
-        bool refused; /* by policy, before anything happened */
+        bool refused; /* by policy, a limit, or the state of things, before anything happened */
         WireError error;
         const char *text;
 } AuditEntry;

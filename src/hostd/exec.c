@@ -558,8 +558,8 @@ static int make_pipes(Process *p, const ExecOptions *o)
         return 0;
 }
 
-static WireError begin(Process *p, Guest *g, const Caller *caller, const char *const *argv,
-                       const ExecOptions *o, char **ret_text)
+static WireError ask_start(Process *p, Guest *g, const Caller *caller, const char *const *argv,
+                           const ExecOptions *o, char **ret_text)
 {
         g_autofree char *line = g_strjoinv(" ", (char **)argv);
         WireError error;
@@ -596,6 +596,27 @@ static WireError begin(Process *p, Guest *g, const Caller *caller, const char *c
         p->request = guest_request(g, exec_request_start(p->job, argv, o, p->is_run), NULL, 0,
                                    START_TIMEOUT_USEC, on_started, p);
         return WIRE_OK;
+}
+
+/* p is gone with an error. */
+static WireError begin(Process *p, Guest *g, const Caller *caller, const char *const *argv,
+                       const ExecOptions *o, char **ret_text)
+{
+        WireError error = ask_start(p, g, caller, argv, o, ret_text);
+
+        if (error != WIRE_OK)
+                audit_write(&(AuditEntry){
+                        .verb = "exec",
+                        .caller = caller,
+                        .guest_uuid = guest_uuid(g),
+                        .guest_name = guest_name(g),
+                        .command = argv,
+                        .user = o->user,
+                        .refused = true,
+                        .error = error,
+                        .text = *ret_text,
+                });
+        return error;
 }
 
 void exec_start(Jobs *js, Guest *g, const Caller *caller, const char *const *argv,

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What transfer.c and transfer-keep.c share.
+ * What transfer.c, transfer-start.c and transfer-keep.c share.
  */
 
 #include "hostd/loop.h"
