@@ -8,6 +8,7 @@
 #include "hostd/bus-error.h"
 #include "hostd/bus-objects.h"
 #include "hostd/bus-options.h"
+#include "hostd/bus-room.h"
 #include "hostd/names.h"
 
 #define COUNTS_USEC (100 * USEC_PER_MSEC)
@@ -59,6 +60,7 @@ static GPtrArray *sorted(GHashTable *all, int (*compare)(const void *, const voi
 static int method_list_guests(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        size_t left = BUS_ROOM;
         Bus *b = userdata;
         int r;
 
@@ -71,9 +73,11 @@ static int method_list_guests(sd_bus_message *m, void *userdata, sd_bus_error *e
         for (guint i = 0; i < guests->len; i++) {
                 Guest *g = g_ptr_array_index(guests, i);
                 _cleanup_free_ char *path = bus_guest_path(guest_uuid(g));
-                r = sd_bus_message_append(reply, "(ssso)", guest_name(g), guest_uuid(g),
-                                          guest_state_to_string(guest_state(g)), path);
-                if (r < 0)
+                const char *state = guest_state_to_string(guest_state(g));
+                if ((r = bus_room_element(&left, error, guest_name(g), guest_uuid(g), state, path, NULL)) <
+                            0 ||
+                    (r = sd_bus_message_append(reply, "(ssso)", guest_name(g), guest_uuid(g), state, path)) <
+                            0)
                         return r;
         }
         if ((r = sd_bus_message_close_container(reply)) < 0)
@@ -84,6 +88,7 @@ static int method_list_guests(sd_bus_message *m, void *userdata, sd_bus_error *e
 static int method_list_jobs(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        size_t left = BUS_ROOM;
         Bus *b = userdata;
         int r;
 
@@ -98,9 +103,10 @@ static int method_list_jobs(sd_bus_message *m, void *userdata, sd_bus_error *err
                 _cleanup_free_ char *path = bus_job_path(j->id);
                 if (j->hidden)
                         continue;
-                r = sd_bus_message_append(reply, "(uosss)", j->id, path, j->guest_name,
-                                          job_kind_to_string(j->kind), job_state_to_string(j->state));
-                if (r < 0)
+                const char *kind = job_kind_to_string(j->kind), *state = job_state_to_string(j->state);
+                if ((r = bus_room_element(&left, error, path, j->guest_name, kind, state, NULL)) < 0 ||
+                    (r = sd_bus_message_append(reply, "(uosss)", j->id, path, j->guest_name, kind, state)) <
+                            0)
                         return r;
         }
         if ((r = sd_bus_message_close_container(reply)) < 0)

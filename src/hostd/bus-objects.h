@@ -62,6 +62,8 @@ int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetai
 int bus_read_guest(Bus *b, sd_bus_message *m, Guest **ret, PolkitDetails *details);
 void bus_emit_removed(Bus *b, const char *path, const char *iface, const char *second_iface);
 int bus_no_such_guest(Bus *b, sd_bus_error *error, const char *asked);
+/* Whether GetManagedObjects fits into a message: 0, or negative and *error is set (bus-room.c). */
+int bus_room_objects(Bus *b, sd_bus_error *error);
 
 /* Methods that Manager and Guest have both (bus-verbs.c). */
 int bus_verb_ping(sd_bus_message *m, void *userdata, sd_bus_error *error);

@@ -10,11 +10,14 @@
 
 #include "hostd/bus-error.h"
 #include "hostd/bus-objects.h"
+#include "hostd/bus-room.h"
 #include "hostd/log.h"
 #include "hostd/names.h"
 
 typedef struct Listing {
         sd_bus_message *reply;
+        size_t left;
+        sd_bus_error *error;
         int r;
 } Listing;
 
@@ -24,7 +27,7 @@ static void list_item(void *userdata, const Job *j, const char *description, uin
         _cleanup_free_ char *text = job_text(description);
         Listing *l = userdata;
 
-        if (l->r >= 0)
+        if (l->r >= 0 && (l->r = bus_room_element(&l->left, l->error, text, NULL)) >= 0)
                 l->r = sd_bus_message_append(l->reply, "(usstt)", j->id, job_kind_to_string(j->kind), text,
                                              created_at, expires_at);
 }
@@ -47,7 +50,7 @@ int bus_method_list_queue(sd_bus_message *m, void *userdata, sd_bus_error *error
         if ((r = sd_bus_message_new_method_return(m, &reply)) < 0 ||
             (r = sd_bus_message_open_container(reply, 'a', "(usstt)")) < 0)
                 return r;
-        l = (Listing){ .reply = reply };
+        l = (Listing){ .reply = reply, .left = BUS_ROOM, .error = error };
         queue_each(b->queue, guest_uuid(g), list_item, &l);
         if (l.r < 0 || (r = sd_bus_message_close_container(reply)) < 0)
                 return l.r < 0 ? l.r : r;
@@ -120,7 +123,12 @@ static void list_action(void *userdata, const Action *a)
                             *file = job_text(a->file);
         Listing *l = userdata;
 
-        if (l->r < 0 || (l->r = sd_bus_message_open_container(l->reply, 'r', "sssssasa(ssts)")) < 0 ||
+        if (l->r < 0 || (l->r = bus_room_element(&l->left, l->error, name, file, description, on, NULL)) < 0)
+                return;
+        for (char **p = a->guests; p && *p; p++)
+                if ((l->r = bus_room_element(&l->left, l->error, *p, NULL)) < 0)
+                        return;
+        if ((l->r = sd_bus_message_open_container(l->reply, 'r', "sssssasa(ssts)")) < 0 ||
             (l->r = sd_bus_message_append(l->reply, "sssss", name, file, description, on,
                                           action_once_to_string(a->once))) < 0 ||
             (l->r = sd_bus_message_append_strv(l->reply, a->guests)) < 0)
@@ -132,7 +140,7 @@ static void list_result(void *userdata, const ActionResult *r)
 {
         Listing *l = userdata;
 
-        if (l->r >= 0)
+        if (l->r >= 0 && (l->r = bus_room_element(&l->left, l->error, r->guest_name, r->reason, NULL)) >= 0)
                 l->r = sd_bus_message_append(l->reply, "(ssts)", r->guest_name, r->result, r->at, r->reason);
 }
 
@@ -159,7 +167,7 @@ int bus_method_list_actions(sd_bus_message *m, void *userdata, sd_bus_error *err
         if ((r = sd_bus_message_new_method_return(m, &reply)) < 0 ||
             (r = sd_bus_message_open_container(reply, 'a', "(sssssasa(ssts))")) < 0)
                 return r;
-        l = (Listing){ .reply = reply };
+        l = (Listing){ .reply = reply, .left = BUS_ROOM, .error = error };
         actions_each(b->actions, &each, &l);
         if (l.r < 0 || (r = sd_bus_message_close_container(reply)) < 0)
                 return l.r < 0 ? l.r : r;

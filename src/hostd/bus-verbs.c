@@ -13,6 +13,7 @@
 #include "hostd/bus-error.h"
 #include "hostd/bus-objects.h"
 #include "hostd/bus-options.h"
+#include "hostd/bus-room.h"
 #include "hostd/delivery.h"
 #include "hostd/exec.h"
 #include "hostd/log.h"
@@ -59,18 +60,21 @@ static void replace_noncharacters(char *text)
 }
 
 /* Bytes of a guest as D-Bus text: as they are where they are UTF-8, U+FFFD for what is not. */
-static int append_text(sd_bus_message *reply, const void *bytes, size_t n)
+static int append_text(sd_bus_message *reply, const void *bytes, size_t n, size_t *left)
 {
         g_autofree char *text = g_utf8_make_valid(n > 0 ? bytes : "", (gssize)n);
 
         replace_noncharacters(text);
-        return sd_bus_message_append_basic(reply, 's', text);
+        return bus_room_take(left, strlen(text)) ? sd_bus_message_append_basic(reply, 's', text) : -EMSGSIZE;
 }
 
-static int append_output(sd_bus_message *call, sd_bus_message *reply, const void *bytes, size_t n)
+/* -EMSGSIZE: it would not fit into the message any more. */
+static int append_output(sd_bus_message *call, sd_bus_message *reply, const void *bytes, size_t n,
+                         size_t *left)
 {
-        return is_for_people(call) ? append_text(reply, bytes, n)
-                                   : sd_bus_message_append_array(reply, 'y', bytes, n);
+        if (is_for_people(call))
+                return append_text(reply, bytes, n, left);
+        return bus_room_take(left, n) ? sd_bus_message_append_array(reply, 'y', bytes, n) : -EMSGSIZE;
 }
 
 /* Ping */
@@ -129,6 +133,7 @@ static void on_sent(void *userdata, WireError error, const char *text, uint64_t 
                     size_t n)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata, *answer = NULL;
+        size_t left = BUS_ROOM;
         int r;
 
         if (error != WIRE_OK) {
@@ -139,7 +144,7 @@ static void on_sent(void *userdata, WireError error, const char *text, uint64_t 
         if (r >= 0 && str_eq(sd_bus_message_get_member(call), "Send"))
                 r = sd_bus_message_append_basic(answer, 't', &id);
         else if (r >= 0)
-                r = append_output(call, answer, reply, n);
+                r = append_output(call, answer, reply, n, &left);
         send_reply(call, answer, r);
 }
 
@@ -243,9 +248,22 @@ static char *command_line(char **argv)
         return g_string_free(s, FALSE);
 }
 
+/* It has run, and there is no message for what it wrote. */
+static void refuse_output(sd_bus_message *call, const RunResult *result)
+{
+        g_autofree char *text = g_strdup_printf(
+                "The command ended with status %i, but what it wrote does not fit into the %u MiB of one "
+                "message on the bus: %zu bytes of output and %zu of errors%s; Exec passes on any amount",
+                result->exit_status, BUS_MESSAGE_MAX >> 20, result->n_out, result->n_err,
+                is_for_people(call) ? ", as text, which takes three bytes for each that is no UTF-8" : "");
+
+        bus_error_reply(call, WIRE_TOO_LARGE, text);
+}
+
 static void on_run(void *userdata, WireError error, const char *text, const RunResult *result)
 {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = userdata, *reply = NULL;
+        size_t left = BUS_ROOM;
         int32_t status;
         int r;
 
@@ -256,9 +274,12 @@ static void on_run(void *userdata, WireError error, const char *text, const RunR
         status = result->exit_status;
         if ((r = sd_bus_message_new_method_return(call, &reply)) >= 0 &&
             (r = sd_bus_message_append_basic(reply, 'i', &status)) >= 0 &&
-            (r = append_output(call, reply, result->out, result->n_out)) >= 0)
-                r = append_output(call, reply, result->err, result->n_err);
-        send_reply(call, reply, r);
+            (r = append_output(call, reply, result->out, result->n_out, &left)) >= 0)
+                r = append_output(call, reply, result->err, result->n_err, &left);
+        if (r == -EMSGSIZE)
+                refuse_output(call, result);
+        else
+                send_reply(call, reply, r);
 }
 
 static void on_exec(void *userdata, WireError error, const char *text, Job *j, const int fds[3])

@@ -19,6 +19,9 @@
 #include "hostd/log.h"
 #include "hostd/names.h"
 
+#define DETAIL_BYTES_MAX ((size_t)1024 * 1024) /* a quoted command line has half of it */
+#define IFACE_BYTES_MAX 255u                   /* names of interfaces and properties, as D-Bus has it */
+
 char *bus_guest_path(const char *uuid)
 {
         char *path = NULL;
@@ -148,6 +151,12 @@ int bus_no_such_guest(Bus *b, sd_bus_error *error, const char *asked)
                                              : "libvirt cannot be reached now, and did not know it before");
 }
 
+/* What goes into the question to polkit, which is a message too. */
+static bool is_short(const char *detail)
+{
+        return !detail || strnlen(detail, DETAIL_BYTES_MAX + 1) <= DETAIL_BYTES_MAX;
+}
+
 int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetails *details,
                   const Caller **ret_caller, sd_bus_error *error)
 {
@@ -156,6 +165,12 @@ int bus_authorize(Bus *b, sd_bus_message *m, const char *verb, const PolkitDetai
 
         if (r <= 0)
                 return r;
+        if (!is_short(details->domain_name) || !is_short(details->user) || !is_short(details->command) ||
+            !is_short(details->path) || !is_short(details->topic))
+                return bus_error_set(
+                        error, WIRE_TOO_LARGE,
+                        "An argument of %s has more than %zu bytes, which nothing of its kind has",
+                        sd_bus_message_get_member(m), DETAIL_BYTES_MAX);
         r = polkit_check(b->polkit, m, caller, verb, details, error);
         if (r < 0 && !str_eq(verb, "inspect")) {
                 const char *const command[] = { details->command, NULL };
@@ -189,6 +204,22 @@ static bool is_looking(sd_bus_message *m)
                sd_bus_message_is_method_call(m, "org.freedesktop.DBus.ObjectManager", NULL);
 }
 
+/* sd-bus would say the name of what is not there, however long it is. */
+static int check_names(sd_bus_message *m, sd_bus_error *error)
+{
+        const char *name;
+        int r = 0;
+
+        for (const char *type = sd_bus_message_get_signature(m, true); r >= 0 && type && *type == 's';
+             type++)
+                if ((r = sd_bus_message_read_basic(m, 's', &name)) > 0 &&
+                    strnlen(name, IFACE_BYTES_MAX + 1) > IFACE_BYTES_MAX)
+                        return bus_error_set(error, WIRE_INVALID_ARGS,
+                                             "No interface or property has a name of more than %u bytes",
+                                             IFACE_BYTES_MAX);
+        return r < 0 ? r : sd_bus_message_rewind(m, true);
+}
+
 /* That is `inspect` too, except for one's own jobs, so it is stopped on its way there. */
 static int on_filter(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
@@ -203,6 +234,8 @@ static int on_filter(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 return 0;
         if ((r = bus_peers_find(b->peers, m, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
+        if ((r = check_names(m, error)) < 0)
+                return r;
         g = bus_find_guest_path(b, sd_bus_message_get_path(m));
         j = g ? NULL : bus_find_job_path(b, sd_bus_message_get_path(m));
         if (j && j->caller->uid == caller->uid)
@@ -212,6 +245,8 @@ static int on_filter(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 details.domain_uuid = g ? guest_uuid(g) : j->guest_uuid;
         }
         r = bus_authorize(b, m, "inspect", &details, NULL, error);
+        if (r > 0 && sd_bus_message_is_method_call(m, "org.freedesktop.DBus.ObjectManager", NULL))
+                return bus_room_objects(b, error); /* 0: sd-bus goes on with it */
         return r < 0 ? r : r == 0;
 }
 

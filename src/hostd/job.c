@@ -75,9 +75,9 @@ char *job_text(const char *untrusted)
         if (!untrusted)
                 return g_strdup("");
         n = strlen(untrusted);
-        if (name_is_text(untrusted, n) && !strpbrk(untrusted, "\t\n\x7f"))
+        if (name_is_text(untrusted, JOB_TEXT_MAX) && !strpbrk(untrusted, "\t\n\x7f"))
                 return g_strdup(untrusted);
-        char *text = escape_text(untrusted, n, 4 * PATH_BYTES_MAX);
+        char *text = escape_text(untrusted, n, JOB_TEXT_MAX);
         return text ? text : g_strdup("");
 }
 
@@ -89,12 +89,22 @@ const char *job_bare_text(const char *guest_name, const char *text)
 
 JobProcess *job_process_new(const char *const *argv)
 {
+        size_t n = g_strv_length((char **)argv), left = JOB_TEXT_MAX;
         JobProcess *p = g_new0(JobProcess, 1);
-        size_t n = g_strv_length((char **)argv);
 
         p->argv = g_new0(char *, n + 1);
-        for (size_t i = 0; i < n; i++)
-                p->argv[i] = name_is_text(argv[i], ARGV_BYTES_MAX) ? g_strdup(argv[i]) : job_text(argv[i]);
+        for (size_t i = 0; i < n; i++) {
+                char *text = name_is_text(argv[i], left) ? g_strdup(argv[i]) : job_text(argv[i]);
+                size_t n_bytes = strlen(text);
+
+                if (n_bytes > left) {
+                        g_free(text);
+                        p->argv[i] = g_strdup("…");
+                        break;
+                }
+                left -= n_bytes;
+                p->argv[i] = text;
+        }
         p->exit_status = -1;
         return p;
 }

@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "hostd/guest.h"
 #include "hostd/job-reports.h"
+#include "proto/limits.h"
 #include "proto/wire-error.h"
 
 typedef struct Job Job;
@@ -61,12 +62,15 @@ typedef struct JobProcess { /* of exec jobs */
         bool has_tty;
         bool has_spool; /* its output is kept in the guest */
 } JobProcess;
-/* Copies argv, escaped for the bus as by job_text(), but that a script may have lines. */
+/* Copies argv, escaped for the bus as by job_text(), but that a script may have lines. Of all together
+ * JOB_TEXT_MAX bytes; where the rest is left out, "…" stands. */
 JobProcess *job_process_new(const char *const *argv);
 JobProcess *job_process_free(JobProcess *p);
 
+#define JOB_TEXT_MAX (4 * PATH_BYTES_MAX) /* a path, all of it escaped */
 /* A line of valid UTF-8 as it is; with controls or broken bytes in it, of which the caller may have put in
- * some to fool who reads it, escaped. Never NULL. malloc'ed. */
+ * some to fool who reads it, escaped. Cut, with an ellipsis, behind JOB_TEXT_MAX bytes. Never NULL.
+ * malloc'ed. */
 char *job_text(const char *untrusted);
 /* A sentence of guest.h without its "Guest NAME: ", for one that names the guest already. Borrowed. */
 const char *job_bare_text(const char *guest_name, const char *text);

@@ -29,7 +29,6 @@ CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configurat
     <allow eavesdrop="true"/>
     <allow own="*"/>
   </policy>
-  <limit name="max_message_size">134217728</limit>
   <limit name="max_replies_per_connection">50000</limit>
   <limit name="reply_timeout">3600000</limit>
 </busconfig>
