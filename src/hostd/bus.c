@@ -314,6 +314,7 @@ static void on_caller_left(void *userdata, const char *sender)
         }
         polkit_forget(b->polkit, sender);
         services_owner_left(b->services, sender);
+        delivery_caller_left(sender);
         jobs_caller_left(b->jobs, sender);
 }
 

@@ -27,6 +27,7 @@ typedef struct Config {
         uint32_t max_transfers_per_guest; /* MaxTransfersPerGuest=16 */
         uint32_t max_processes_per_guest; /* MaxProcessesPerGuest=64 */
         uint32_t max_calls_per_guest;     /* MaxCallsPerGuest=256 under way */
+        uint32_t max_calls_per_caller;    /* MaxCallsPerCaller=128 with one guest (root is not limited) */
         uint32_t max_messages_per_second; /* MaxMessagesPerSecond=1000 from one guest to the bus */
         uint32_t max_queued_per_guest;    /* MaxQueuedPerGuest=1000 */
         uint32_t max_queued_per_caller;   /* MaxQueuedPerCaller=10000 */

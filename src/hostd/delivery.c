@@ -22,20 +22,22 @@
 #define RETRY_USEC (250 * USEC_PER_MSEC)
 #define ANSWER_GRACE_USEC USEC_PER_SEC /* the guest keeps the time and says so itself */
 
-typedef struct Delivery {
+struct Delivery {
         Jobs *jobs;
         uint64_t request; /* under way; 0 */
+        Guest *guest;     /* of the request: it ends that before it goes */
         char *guest_uuid, *guest_name;
+        char *share; /* of the caller, in QUOTA_SHARE; NULL: not limited */
         Caller *caller;
-        bool is_call, until_end;
+        bool is_call, queued;
         char *topic;
         uint8_t *payload;
         size_t n_payload;
         uint64_t id, deadline_usec; /* USEC_INFINITY: none */
         LoopTimer *retry;
-        DeliveryDone done;
+        DeliveryDone done; /* NULL: nobody asks any more */
         void *userdata;
-} Delivery;
+};
 
 static GHashTable *under_way; /* Delivery* */
 
@@ -46,29 +48,39 @@ uint64_t delivery_next_id(void)
         return last = MAX(now, last + 1);
 }
 
+static void release(Jobs *js, const char *guest_uuid, const char *share)
+{
+        quota_release(jobs_quota(js), QUOTA_CALLS, guest_uuid);
+        if (share)
+                quota_release(jobs_quota(js), QUOTA_SHARE, share);
+}
+
 static void finish(Delivery *d, WireError error, const char *text, const Message *m)
 {
         g_autofree char *id = g_strdup_printf("%" PRIu64, d->id);
 
         g_hash_table_remove(under_way, d);
-        audit_write(&(AuditEntry){
-                .verb = d->is_call ? "call" : "send",
-                .caller = d->caller,
-                .guest_uuid = d->guest_uuid,
-                .guest_name = d->guest_name,
-                .id = id,
-                .topic = d->topic,
-                .has_bytes = true,
-                .n_bytes = d->n_payload,
-                .error = error,
-                .text = text,
-        });
-        quota_release(jobs_quota(d->jobs), QUOTA_CALLS, d->guest_uuid);
-        d->done(d->userdata, error, text, d->id, m ? m->payload : NULL, m ? m->n_payload : 0);
+        if (!d->queued)
+                audit_write(&(AuditEntry){
+                        .verb = d->is_call ? "call" : "send",
+                        .caller = d->caller,
+                        .guest_uuid = d->guest_uuid,
+                        .guest_name = d->guest_name,
+                        .id = id,
+                        .topic = d->topic,
+                        .has_bytes = true,
+                        .n_bytes = d->n_payload,
+                        .error = error,
+                        .text = text,
+                });
+        release(d->jobs, d->guest_uuid, d->share);
+        if (d->done)
+                d->done(d->userdata, error, text, d->id, m ? m->payload : NULL, m ? m->n_payload : 0);
         loop_timer_free(d->retry);
         caller_free(d->caller);
         g_free(d->guest_uuid);
         g_free(d->guest_name);
+        g_free(d->share);
         g_free(d->topic);
         g_free(d->payload);
         g_free(d);
@@ -123,10 +135,11 @@ static void start(Delivery *d, Guest *g)
                                json_object_new_string(d->is_call ? "message.call" : "message.send"));
         json_object_object_add(o, "topic", json_object_new_string(d->topic));
         json_object_object_add(o, "id", json_object_new_int64((int64_t)d->id));
-        if (d->until_end)
+        if (d->queued)
                 json_object_object_add(o, "wait", json_object_new_boolean(true));
         if (left <= INT64_MAX)
                 json_object_object_add(o, "timeout", json_object_new_int64((int64_t)left));
+        d->guest = g;
         d->request = guest_request(g, o, d->payload, d->n_payload,
                                    left < USEC_INFINITY - ANSWER_GRACE_USEC ? left + ANSWER_GRACE_USEC
                                                                             : USEC_INFINITY,
@@ -173,38 +186,62 @@ WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, ch
         return WIRE_OK;
 }
 
-void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic,
-                   const void *payload, size_t n_payload, const DeliveryOptions *options, DeliveryDone done,
-                   void *userdata)
+/* A place among what is under way with the guest, and in its caller's share of that. */
+static WireError take_place(Jobs *js, const Guest *g, const Caller *caller, char **ret_share,
+                            char **ret_text)
+{
+        const Config *c = host_config(jobs_host(js));
+        g_autofree char *share =
+                caller->uid == 0 ? NULL
+                                 : g_strdup_printf("%s %" PRIu32, guest_uuid(g), (uint32_t)caller->uid);
+
+        if (share && !quota_take(jobs_quota(js), QUOTA_SHARE, share, c->max_calls_per_caller)) {
+                *ret_text = g_strdup_printf("User %" PRIu32 " has %" PRIu32
+                                            " messages and calls under way with guest %s, the most that one "
+                                            "user may have (MaxCallsPerCaller= of hostd.conf)",
+                                            (uint32_t)caller->uid, c->max_calls_per_caller, guest_name(g));
+                return WIRE_LIMITS_EXCEEDED;
+        }
+        if (!quota_take(jobs_quota(js), QUOTA_CALLS, guest_uuid(g), c->max_calls_per_guest)) {
+                if (share)
+                        quota_release(jobs_quota(js), QUOTA_SHARE, share);
+                *ret_text = g_strdup_printf("Guest %s has %" PRIu32
+                                            " messages and calls under way, the most at once "
+                                            "(MaxCallsPerGuest= of hostd.conf)",
+                                            guest_name(g), c->max_calls_per_guest);
+                return WIRE_LIMITS_EXCEEDED;
+        }
+        *ret_share = TAKE(share);
+        return WIRE_OK;
+}
+
+Delivery *delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic,
+                        const void *payload, size_t n_payload, const DeliveryOptions *options,
+                        DeliveryDone done, void *userdata)
 {
         uint64_t timeout = options->timeout_usec == 0 ? DELIVERY_TIMEOUT_USEC : options->timeout_usec,
                  now = fs_now_usec();
-        g_autofree char *text = NULL;
+        g_autofree char *text = NULL, *share = NULL;
         WireError error = delivery_check(g, topic, n_payload, &text);
         Delivery *d;
 
         if (error == WIRE_OK)
                 error = jobs_check_guest(g, &text);
-        if (error == WIRE_OK && !quota_take(jobs_quota(js), QUOTA_CALLS, guest_uuid(g),
-                                            host_config(jobs_host(js))->max_calls_per_guest)) {
-                text = g_strdup_printf("Guest %s has %" PRIu32
-                                       " messages and calls under way, the most at once "
-                                       "(MaxCallsPerGuest= of hostd.conf)",
-                                       guest_name(g), host_config(jobs_host(js))->max_calls_per_guest);
-                error = WIRE_LIMITS_EXCEEDED;
-        }
+        if (error == WIRE_OK)
+                error = take_place(js, g, caller, &share, &text);
         if (error != WIRE_OK) {
                 done(userdata, error, text, 0, NULL, 0);
-                return;
+                return NULL;
         }
         d = g_new0(Delivery, 1);
         *d = (Delivery){
                 .jobs = js,
                 .guest_uuid = g_strdup(guest_uuid(g)),
                 .guest_name = g_strdup(guest_name(g)),
+                .share = TAKE(share),
                 .caller = caller_copy(caller),
                 .is_call = is_call,
-                .until_end = options->until_end,
+                .queued = options->queued,
                 .topic = g_strdup(topic),
                 .payload = n_payload > 0 ? g_memdup2(payload, n_payload) : NULL,
                 .n_payload = n_payload,
@@ -218,19 +255,59 @@ void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const
                 under_way = g_hash_table_new(NULL, NULL);
         g_hash_table_add(under_way, d);
         start(d, g);
+        return d;
+}
+
+static void stop(Delivery *d, WireError error, const char *text)
+{
+        if (d->request != 0)
+                guest_cancel(d->guest, d->request);
+        finish(d, error, text, NULL);
+}
+
+void delivery_cancel(Delivery *d)
+{
+        d->done = NULL;
+        stop(d, WIRE_CANCELLED, "Cancelled; the message may have arrived");
+}
+
+/* One after the other: what is told of an end may end others. */
+static Delivery *find(bool (*matches)(const Delivery *d, const void *key), const void *key)
+{
+        GHashTableIter i;
+        void *d;
+
+        if (!under_way)
+                return NULL;
+        g_hash_table_iter_init(&i, under_way);
+        while (g_hash_table_iter_next(&i, &d, NULL))
+                if (matches(d, key))
+                        return d;
+        return NULL;
+}
+
+static bool is_call_of(const Delivery *d, const void *sender)
+{
+        return d->is_call && !d->queued && str_eq(d->caller->sender, sender);
+}
+
+void delivery_caller_left(const char *sender)
+{
+        Delivery *d;
+
+        while ((d = find(is_call_of, sender)))
+                stop(d, WIRE_CANCELLED, "The caller has left the bus; what it called may have been done");
+}
+
+static bool is_any(const Delivery *d, const void *key)
+{
+        return true;
 }
 
 void delivery_stop_all(void)
 {
-        GHashTableIter i;
-        void *p;
+        Delivery *d;
 
-        while (under_way && (g_hash_table_iter_init(&i, under_way), g_hash_table_iter_next(&i, &p, NULL))) {
-                Delivery *d = p;
-                Guest *g = host_find_guest_uuid(jobs_host(d->jobs), d->guest_uuid);
-
-                if (g && d->request != 0)
-                        guest_cancel(g, d->request);
-                finish(d, WIRE_INTERRUPTED, "hostd ends; the message may have arrived", NULL);
-        }
+        while ((d = find(is_any, NULL)))
+                stop(d, WIRE_INTERRUPTED, "hostd ends; the message may have arrived");
 }

@@ -11,19 +11,26 @@
 #define DELIVERY_TIMEOUT_USEC                                                                               \
         (20 * USEC_PER_SEC) /* where the caller names none; below sd-bus's 25 seconds */
 
+typedef struct Delivery Delivery; /* one under way */
+
 typedef struct DeliveryOptions {
         uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
         uint64_t id;           /* of an earlier try, which the guest drops if it had it; 0: a new one */
-        bool until_end;        /* not done before the guest's handler has ended */
+        bool queued; /* an item of the queue, which audits it: it outlives its caller, and is not done before
+                        the guest's handler has ended */
 } DeliveryOptions;
 
 /* Called once, perhaps before delivery_send() returns. WIRE_OK: reply (of a call) is borrowed; else text is
  * a sentence. */
 typedef void (*DeliveryDone)(void *userdata, WireError error, const char *text, uint64_t id,
                              const uint8_t *reply, size_t n_reply);
-void delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic,
-                   const void *payload, size_t n_payload, const DeliveryOptions *options, DeliveryDone done,
-                   void *userdata);
+/* NULL: it has ended, and `done` was called. Otherwise it is borrowed until then. */
+Delivery *delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, const char *topic,
+                        const void *payload, size_t n_payload, const DeliveryOptions *options,
+                        DeliveryDone done, void *userdata);
+/* Nothing of it is sent any more, and `done` is not called. */
+void delivery_cancel(Delivery *d);
+void delivery_caller_left(const char *sender); /* ends its calls, as nobody takes their answers */
 /* WIRE_OK, or what is wrong with them and a malloc'ed sentence. */
 WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, char **ret_text);
 void delivery_stop_all(void); /* before the guests go: each ends with Interrupted */

@@ -35,11 +35,10 @@ QueueItem *item_free(QueueItem *i)
 {
         if (!i)
                 return NULL;
-        if (i->request) {
-                Guest *g = host_find_guest_uuid(jobs_host(queue_jobs(i->queue)), i->guest_uuid);
-                if (g)
-                        guest_cancel(g, i->request);
-        }
+        if (i->request)
+                guest_cancel(i->guest, i->request);
+        if (i->delivery)
+                delivery_cancel(i->delivery);
         (void)loop_timer_free(i->timer);
         g_free(i->guest_uuid);
         g_free(i->guest_name);
@@ -51,41 +50,32 @@ QueueItem *item_free(QueueItem *i)
         return NULL;
 }
 
-/* What happens later finds its item, if there still is one, by this. */
-typedef struct Ref {
-        Queue *queue;
-        uint32_t id;
-} Ref;
-
-static Ref *ref_new(const QueueItem *i)
-{
-        Ref *ref = g_new0(Ref, 1);
-
-        *ref = (Ref){ .queue = i->queue, .id = i->id };
-        return ref;
-}
-
-static QueueItem *ref_take(void *userdata)
-{
-        g_autofree Ref *ref = userdata;
-
-        return queue_find(ref->queue, ref->id);
-}
-
 /* Messages */
 
 static void on_delivered(void *userdata, WireError error, const char *text, uint64_t id,
                          const uint8_t *reply, size_t n)
 {
-        QueueItem *i = ref_take(userdata);
-        Job *j = i ? item_job(i) : NULL;
+        QueueItem *i = userdata;
+        Job *j = item_job(i);
 
+        i->delivery = NULL;
         if (!j || job_state_is_final(j->state))
                 return;
         if (error == WIRE_INTERRUPTED || error == WIRE_NOT_READY || error == WIRE_LIMITS_EXCEEDED)
                 queue_retry(i);
         else
                 job_finish(queue_jobs(i->queue), j, error, text, NULL);
+}
+
+static void message_start(QueueItem *i, Job *j, Guest *g)
+{
+        Delivery *d = delivery_send(
+                queue_jobs(i->queue), g, j->caller, i->is_call, i->topic, i->payload, i->n_payload,
+                &(DeliveryOptions){ .timeout_usec = USEC_INFINITY, .id = i->message_id, .queued = true },
+                on_delivered, i);
+
+        if (d) /* else the item may be gone */
+                i->delivery = d;
 }
 
 static void on_message_cancel(void *userdata, Job *j)
@@ -130,6 +120,13 @@ static json_object *request_new(const char *method, const Job *j)
         json_object_object_add(o, "method", json_object_new_string(method));
         json_object_object_add(o, "id", json_object_new_string(j->wire_id));
         return o;
+}
+
+/* One at a time: item_free() takes it back. */
+static void ask(QueueItem *i, Guest *g, json_object *json, GuestReply done)
+{
+        i->guest = g;
+        i->request = guest_request(g, json, NULL, 0, REQUEST_TIMEOUT_USEC, done, i);
 }
 
 static void on_ignored(void *userdata, WireError error, const char *text, const Message *m)
@@ -194,12 +191,12 @@ static void command_exited(QueueItem *i, Job *j, json_object *o)
 /* It was started before, by a hostd that did not hear of it: what became of it? */
 static void on_listed(void *userdata, WireError error, const char *text, const Message *m)
 {
-        QueueItem *i = ref_take(userdata);
-        Job *j = i ? item_job(i) : NULL;
+        QueueItem *i = userdata;
+        Job *j = item_job(i);
 
+        i->request = 0;
         if (!j || job_state_is_final(j->state))
                 return;
-        i->request = 0;
         if (error != WIRE_OK) {
                 queue_retry(i);
                 return;
@@ -224,17 +221,17 @@ static void ask_list(QueueItem *i, Job *j)
 {
         json_object *o = request_new("process.list", j);
 
-        i->request = guest_request(j->guest, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_listed, ref_new(i));
+        ask(i, j->guest, o, on_listed);
 }
 
 static void on_started(void *userdata, WireError error, const char *text, const Message *m)
 {
-        QueueItem *i = ref_take(userdata);
-        Job *j = i ? item_job(i) : NULL;
+        QueueItem *i = userdata;
+        Job *j = item_job(i);
 
+        i->request = 0;
         if (!j || job_state_is_final(j->state))
                 return;
-        i->request = 0;
         if (error == WIRE_INTERRUPTED || error == WIRE_NOT_READY || error == WIRE_LIMITS_EXCEEDED ||
             (error == WIRE_TIMEOUT && !m) || (error == WIRE_OK && !j->guest)) {
                 queue_retry(i);
@@ -281,7 +278,7 @@ static void command_start(QueueItem *i, Job *j, Guest *g)
         json_object_object_add(o, "id", json_object_new_string(j->wire_id));
         json_object_object_add(o, "detach", json_object_new_boolean(true));
         json_object_object_add(o, "once", json_object_new_boolean(true));
-        i->request = guest_request(g, o, NULL, 0, REQUEST_TIMEOUT_USEC, on_started, ref_new(i));
+        ask(i, g, o, on_started);
 }
 
 static void on_command_notify(void *userdata, Job *j, const Message *m)
@@ -358,9 +355,5 @@ void item_run(QueueItem *i, Guest *g)
         if (j->kind == JOB_EXEC)
                 command_start(i, j, g);
         else
-                delivery_send(js, g, j->caller, i->is_call, i->topic, i->payload, i->n_payload,
-                              &(DeliveryOptions){ .timeout_usec = USEC_INFINITY,
-                                                  .id = i->message_id,
-                                                  .until_end = true },
-                              on_delivered, ref_new(i));
+                message_start(i, j, g);
 }

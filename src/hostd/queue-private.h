@@ -5,6 +5,7 @@
  * What queue.c and queue-item.c share: the items, and how one is carried out.
  */
 
+#include "hostd/delivery.h"
 #include "hostd/loop.h"
 #include "hostd/queue.h"
 
@@ -24,9 +25,11 @@ typedef struct QueueItem {
         uint8_t *payload;
         size_t n_payload;
         uint64_t message_id;
+        Delivery *delivery; /* under way; NULL */
         /* a command */
         json_object *start; /* parameters of process.start; NULL: none */
         uint64_t request;   /* under way; 0 */
+        Guest *guest;       /* of the request: it ends that before it goes */
         bool is_cancelled;
         LoopTimer *timer;
 } QueueItem;

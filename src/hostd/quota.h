@@ -16,6 +16,7 @@ typedef enum QuotaKind {
         QUOTA_TRANSFERS, /* key: a guest, "" for all */
         QUOTA_PROCESSES, /* key: a guest */
         QUOTA_CALLS,     /* key: a guest; messages and calls under way, either direction */
+        QUOTA_SHARE,     /* key: a guest and a uid; of QUOTA_CALLS, what one user has sent */
         QUOTA_ASKING,    /* key: a uid; calls that wait for an authorisation */
         QUOTA_QUEUED,    /* key: a uid; items in the queue */
         _QUOTA_MAX,

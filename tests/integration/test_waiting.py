@@ -19,7 +19,7 @@ class Late:
     """A guest that comes and goes, and writes down what it was asked."""
 
     def __init__(self, host):
-        self.host, self.asked, self.answers = host, [], {}
+        self.host, self.asked, self.idents, self.answers = host, [], [], {}
 
     @property
     def peer(self):
@@ -42,6 +42,7 @@ class Late:
 
     def _serve(self, port, ident, body, payload):
         self.asked.append((body["method"], body, payload))
+        self.idents.append(ident)
         answer = self.answers.get(body["method"], {})
         answer = answer(body) if callable(answer) else answer
         if answer is not None:
@@ -201,6 +202,42 @@ def test_cancelled(late):
     late.exits(ident, exit_signal=15)
     assert late.client.wait_job(running, 15)["State"] == "cancelled"
     assert late.of("message.send") == []
+
+
+@pytest.mark.parametrize("how", ["Cancel", "DropQueued"])
+def test_cancelled_unanswered(late, how):
+    """The guest leaves without an answer and the message is cancelled: it does not go to the guest that comes back, and what
+    was behind it does."""
+    late.answers["message.send"] = lambda body: None
+    first, second = late.send("first"), late.send("second")
+    job = f"/org/vmferry1/job/{first}"
+    late.comes()
+    late.told("message.send")
+    late.leaves()
+    if how == "Cancel":
+        late.client.job(job, "Cancel")
+    else:
+        late.client.manager("DropQueued", "(u)", first)
+    assert late.client.wait_job(job, 10)["State"] == "cancelled"
+    late.answers.clear()
+    late.comes()
+    assert late.client.wait_job(f"/org/vmferry1/job/{second}", 15)["State"] == "done"
+    time.sleep(0.6)
+    assert [payload for _, payload in late.of("message.send")] == [b"first", b"second"]
+
+
+def test_cancelled_under_way(late):
+    """While the guest has it and says nothing: the next one's turn has come."""
+    late.answers["message.send"] = lambda body: None if len(late.of("message.send")) == 1 else {}
+    first, second = late.send("first"), late.send("second")
+    late.comes()
+    late.told("message.send")
+    late.client.job(f"/org/vmferry1/job/{first}", "Cancel")
+    assert late.client.wait_job(f"/org/vmferry1/job/{second}", 15)["State"] == "done"
+    properties = late.client.job_properties(f"/org/vmferry1/job/{first}")
+    assert properties["State"] == "cancelled" and "may have arrived" in properties["ErrorMessage"]
+    late.peer.control.reply(late.idents[0], {})  # too late
+    assert late.client.ping(NAME) < 10_000_000
 
 
 def test_timed_out(late):
