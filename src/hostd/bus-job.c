@@ -216,10 +216,12 @@ static int answer_later(sd_bus_message *m, const Job *j, int r, sd_bus_error *er
 /* To look and to touch: what is not there any more is told as such. */
 static int check_process(const Job *j, sd_bus_error *error)
 {
-        if (j->process && !job_state_is_final(j->state))
+        bool has_started = j->process && j->state != JOB_QUEUED;
+
+        if (has_started && !job_state_is_final(j->state))
                 return 0;
         return bus_error_set(error, WIRE_NOT_FOUND, "The process of job %" PRIu32 " in guest %s %s", j->id,
-                             j->guest_name, j->process ? "has ended already" : "has not started yet");
+                             j->guest_name, has_started ? "has ended already" : "has not started yet");
 }
 
 static int method_kill(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -316,7 +318,7 @@ const sd_bus_vtable bus_process_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("Attach", ARGS("a{sv}", options), SD_BUS_RESULT("h", stdout, "h", stderr),
                                 method_attach, CALLABLE),
         SD_BUS_PROPERTY("Argv", "as", get_argv, 0, FIXED),
-        SD_BUS_PROPERTY("GuestPid", "u", get_process, 0, FIXED),
+        SD_BUS_PROPERTY("GuestPid", "u", get_process, 0, TOLD),
         SD_BUS_PROPERTY("ExitStatus", "i", get_process, 0, TOLD),
         SD_BUS_PROPERTY("ExitSignal", "i", get_process, 0, TOLD),
         SD_BUS_VTABLE_END,
@@ -342,8 +344,10 @@ static void on_changed(void *userdata, Job *j, bool progress_only)
                 return;
         }
         if (j->process && j->process->exited)
-                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_PROCESS, "ExitStatus", "ExitSignal",
-                                                     NULL);
+                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_PROCESS, "GuestPid", "ExitStatus",
+                                                     "ExitSignal", NULL);
+        else if (j->process && j->process->guest_pid > 0)
+                (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_PROCESS, "GuestPid", NULL);
         (void)sd_bus_emit_properties_changed(b->bus, path, IFACE_JOB, "State", "BytesTotal", "BytesDone",
                                              "FilesTotal", "FilesDone", "Rate", "StartedAt", "FinishedAt",
                                              "Digest", "ErrorName", "ErrorMessage", NULL);

@@ -99,7 +99,7 @@ JobProcess *job_process_new(const char *const *argv)
 
                 if (n_bytes > left) {
                         g_free(text);
-                        p->argv[i] = g_strdup("…");
+                        p->argv[i] = escape_text(argv[i], strlen(argv[i]), MAX(left, sizeof("…") - 1));
                         break;
                 }
                 left -= n_bytes;

@@ -63,7 +63,7 @@ typedef struct JobProcess { /* of exec jobs */
         bool has_spool; /* its output is kept in the guest */
 } JobProcess;
 /* Copies argv, escaped for the bus as by job_text(), but that a script may have lines. Of all together
- * JOB_TEXT_MAX bytes; where the rest is left out, "…" stands. */
+ * JOB_TEXT_MAX bytes; the one that does not fit is cut, with an ellipsis, and the last. */
 JobProcess *job_process_new(const char *const *argv);
 JobProcess *job_process_free(JobProcess *p);
 

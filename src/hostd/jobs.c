@@ -563,6 +563,7 @@ void job_reported(Jobs *js, Job *j, guint from)
 
 void job_set_process(Jobs *js, Job *j, JobProcess *p)
 {
+        g_assert(j->process == p || !entry(j)->announced);
         if (j->process != p)
                 job_process_free(j->process);
         j->process = p;

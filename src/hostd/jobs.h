@@ -59,7 +59,8 @@ void job_set_progress(Jobs *js, Job *j, uint64_t bytes_done, uint64_t files_done
                       uint64_t files_total);
 /* More of j->reports than the `from` that were there before. */
 void job_reported(Jobs *js, Job *j, guint from);
-void job_set_process(Jobs *js, Job *j, JobProcess *p); /* taken over */
+/* Taken over. Before the job is announced, which tells of its interfaces; later only the same, changed. */
+void job_set_process(Jobs *js, Job *j, JobProcess *p);
 /* Once; message is made fit for the bus here. No op but free is called any
  * more, and that only when the job is removed: let go of descriptors and children yourself. */
 void job_finish(Jobs *js, Job *j, WireError error, const char *message, const char *digest);

@@ -113,6 +113,17 @@ const JobOps queue_message_ops = {
 
 /* Commands */
 
+void item_show_process(const QueueItem *i, Job *j)
+{
+        json_object *list = message_obj(i->start, "argv");
+        size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+        g_autofree const char **argv = g_new0(const char *, n + 1);
+
+        for (size_t k = 0; k < n; k++)
+                argv[k] = json_object_get_string(json_object_array_get_idx(list, k)) ?: "";
+        job_set_process(queue_jobs(i->queue), j, job_process_new(argv));
+}
+
 static json_object *request_new(const char *method, const Job *j)
 {
         json_object *o = json_object_new_object();
@@ -251,25 +262,10 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                 ask_list(i, j);
 }
 
-static void show_process(QueueItem *i, Job *j)
-{
-        json_object *list = message_obj(i->start, "argv");
-        size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
-        g_autofree const char **argv = g_new0(const char *, n + 1);
-
-        if (j->process)
-                return;
-        for (size_t k = 0; k < n; k++)
-                argv[k] = json_object_get_string(json_object_array_get_idx(list, k));
-        JobProcess *p = job_process_new(argv);
-        job_set_process(queue_jobs(i->queue), j, p);
-}
-
 static void command_start(QueueItem *i, Job *j, Guest *g)
 {
         json_object *o = NULL;
 
-        show_process(i, j);
         if (json_object_deep_copy(i->start, &o, NULL) < 0) {
                 command_end(i, j, WIRE_FAILED, "No memory");
                 return;

@@ -252,6 +252,8 @@ static void enter(Queue *q, QueueItem *i, Job *j)
         i->guest_uuid = g_strdup(j->guest_uuid);
         i->guest_name = g_strdup(j->guest_name);
         i->uid = j->caller->uid;
+        if (i->start)
+                item_show_process(i, j);
         if (!line) {
                 line = g_queue_new();
                 g_hash_table_insert(q->lines, g_strdup(j->guest_uuid), line);

@@ -114,6 +114,8 @@ def test_objects(host, client):
     assert e.value.name == "TooLarge", e.value
     shown = client.job_properties(jobs[-1][1])["Source"]
     assert len(shown.encode()) <= 16380 and shown.startswith("/bin/sh -c xxx") and shown.endswith("…")
+    argv = client.get(jobs[-1][1], NAME + ".Process", "Argv")
+    assert argv[:2] == ["/bin/sh", "-c"] and len(argv) == 3 and argv[2].strip("x") == "…" and 16300 < len(argv[2]) < 16380
     for ident, *_ in jobs[:-100]:
         client.manager("DropQueued", "(u)", ident)
     assert len(client.manager("ListQueue", "(s)", "off")) == 100

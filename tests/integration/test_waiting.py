@@ -171,6 +171,31 @@ def test_end_unheard(host, late):
     assert late.client.get(job, "org.vmferry1.Process", "ExitSignal") == 9
 
 
+PROCESS = "org.vmferry1.Process"
+
+
+def test_process_from_the_start(host, late):
+    """A command has its interface while it waits, for those who look and for those who were told; its pid is news."""
+    client, since = late.client, time.monotonic()
+    job = late.run("/bin/sleep", "a\nb")
+    waiting = {"Argv": ["/bin/sleep", "a\nb"], "GuestPid": 0, "ExitStatus": -1, "ExitSignal": 0}
+    assert client.get_all(job, PROCESS) == waiting
+    _, _, (_, interfaces) = client.wait_signal(lambda path, signal, args: signal == "InterfacesAdded" and args[0] == job, since=since)
+    assert interfaces[PROCESS] == waiting
+    with pytest.raises(BusError) as e:
+        client.call(job, PROCESS, "Kill", "(i)", 15)
+    assert e.value.name == "NotFound" and "not started" in e.value.message
+    host.hostd.restart()
+    assert client.get_all(job, PROCESS) == waiting
+    late.answers["process.start"] = {"pid": 4711}
+    late.comes()
+    client.wait_signal(lambda path, signal, args: path == job and signal == "PropertiesChanged" and args[0] == PROCESS
+                       and args[1].get("GuestPid") == 4711, since=since)
+    late.exits(late.told("process.start")[0][0]["id"], exit_status=0)
+    assert client.wait_job(job, 15)["State"] == "done"
+    assert client.get_all(job, PROCESS) == {**waiting, "GuestPid": 4711, "ExitStatus": 0}
+
+
 STORIES = {
     "not known": {"processes": []},
     "somebody else": {"processes": [{"id": "ff", "state": "exited", "exit_status": 0}]},
