@@ -169,10 +169,11 @@ static json_object *duplicate_json(void)
         return o;
 }
 
-static void take_repeat(Messages *m, uint64_t token, uint64_t key, const char *topic, uint64_t id)
+static void take_repeat(Messages *m, uint64_t token, uint64_t key, const char *topic, uint64_t id,
+                        bool waits)
 {
         log_debug("Message %llu of %s came again", (unsigned long long)id, topic);
-        for (Pending *p = m->pending; p; p = p->next)
+        for (Pending *p = m->pending; waits && p; p = p->next)
                 if (p->waits && p->key == key) {
                         p->token = token; /* the one before is of a session that was lost */
                         return;
@@ -185,6 +186,8 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         const char *topic = message_str(untrusted->json, "topic", NULL), *text = "";
         uint64_t id = (uint64_t)message_int(untrusted->json, "id", 0);
         int64_t timeout = message_int(untrusted->json, "timeout", 0);
+        bool waits = !is_call && message_bool(untrusted->json, "wait", false),
+             is_keyed = message_bool(untrusted->json, "keyed", false);
         _cleanup_free_ Pending *p = NULL;
 
         if (!name_is_topic(topic)) {
@@ -197,9 +200,9 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
                                "This guest's policy takes no such messages.");
                 return;
         }
-        uint64_t key = seen_key(topic, id, untrusted->payload, untrusted->n_payload);
+        uint64_t key = seen_key(topic, id, untrusted->payload, is_keyed ? 0 : untrusted->n_payload);
         if (id && seen_has(m->seen, key)) {
-                take_repeat(m, token, key, topic, id);
+                take_repeat(m, token, key, topic, id, waits);
                 return;
         }
         p = calloc(1, sizeof(*p));
@@ -212,7 +215,7 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         p->id = id;
         p->key = key;
         p->is_call = is_call;
-        p->waits = !is_call && message_bool(untrusted->json, "wait", false);
+        p->waits = waits;
         p->n_payload = untrusted->n_payload;
         (void)snprintf(p->topic, sizeof(p->topic), "%s", topic);
 

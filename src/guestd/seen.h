@@ -22,7 +22,7 @@ int seen_new(const char *const *dirs, Seen **ret);
 Seen *seen_free(Seen *s);
 DEFINE_CLEANUP(Seen *, seen_free);
 
-/* An id alone does not tell: a host that was set up anew counts from the start. */
+/* An id alone does not tell, as a host that was set up anew counts from the start. */
 uint64_t seen_key(const char *topic, uint64_t id, const void *payload, size_t n);
 bool seen_has(const Seen *s, uint64_t key);
 void seen_add(Seen *s, uint64_t key);

@@ -113,6 +113,27 @@ int bus_verb_ping(sd_bus_message *m, void *userdata, sd_bus_error *error)
         return 1;
 }
 
+/* What is not kept in the queue has no time to be kept for. */
+static int check_queueing(sd_bus_message *m, bool queue, uint64_t ttl, sd_bus_error *error)
+{
+        if (ttl > 0 && !queue)
+                return bus_error_set(error, WIRE_INVALID_ARGS,
+                                     "Option \"ttl\" of %s needs \"queue\": without it nothing is kept",
+                                     sd_bus_message_get_member(m));
+        return 0;
+}
+
+/* Nor a job that somebody could be given once more. */
+static int check_job_key(sd_bus_message *m, bool queue, const char *key, sd_bus_error *error)
+{
+        if (key && !queue)
+                return bus_error_set(
+                        error, WIRE_INVALID_ARGS,
+                        "Option \"key\" of %s needs \"queue\": without it each one is carried out",
+                        sd_bus_message_get_member(m));
+        return 0;
+}
+
 /* Send, Call */
 
 typedef struct MessageOptions {
@@ -148,10 +169,26 @@ static void on_sent(void *userdata, WireError error, const char *text, uint64_t 
         send_reply(call, answer, r);
 }
 
+static int check_message_key(const MessageOptions *o, bool is_call, sd_bus_error *error)
+{
+        g_autofree char *text = NULL;
+        WireError e;
+
+        if (!o->key)
+                return 0;
+        if (is_call && !o->queue)
+                return bus_error_set(error, WIRE_INVALID_ARGS,
+                                     "Option \"key\" of Call needs \"queue\": nobody keeps the answer, so a "
+                                     "repeat could not be given it");
+        e = delivery_check_key(o->key, &text);
+        return e != WIRE_OK ? bus_error_set(error, e, "%s", text) : 0;
+}
+
 static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool is_call)
 {
         MessageOptions options = {};
         PolkitDetails details = {};
+        DeliveryOptions sent;
         const Caller *caller;
         const char *text;
         const void *payload;
@@ -169,7 +206,9 @@ static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
                 n = strlen(text);
         } else if ((r = sd_bus_message_read_array(m, 'y', &payload, &n)) < 0)
                 return r;
-        if ((r = bus_options_read(m, message_options, &options, error)) < 0)
+        if ((r = bus_options_read(m, message_options, &options, error)) < 0 ||
+            (r = check_queueing(m, options.queue, options.ttl, error)) < 0 ||
+            (r = check_message_key(&options, is_call, error)) < 0)
                 return r;
         if ((r = bus_authorize(userdata, m, "send", &details, &caller, error)) <= 0)
                 return r < 0 ? r : 1;
@@ -181,8 +220,13 @@ static int deliver(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
                               sd_bus_message_ref(m));
                 return 1;
         }
-        delivery_send(((Bus *)userdata)->jobs, g, caller, is_call, details.topic, payload, n,
-                      &(DeliveryOptions){ .timeout_usec = options.timeout }, on_sent, sd_bus_message_ref(m));
+        sent = (DeliveryOptions){ .timeout_usec = options.timeout };
+        if (options.key) {
+                sent.keyed = true;
+                sent.id = delivery_id_of_key(g, caller->uid, is_call, details.topic, options.key);
+        }
+        delivery_send(((Bus *)userdata)->jobs, g, caller, is_call, details.topic, payload, n, &sent, on_sent,
+                      sd_bus_message_ref(m));
         return 1;
 }
 
@@ -324,7 +368,9 @@ static int command(sd_bus_message *m, void *userdata, sd_bus_error *error, bool 
         if ((r = bus_read_guest(b, m, &g, &details)) < 0 || (r = sd_bus_message_read_strv(m, &read)) < 0)
                 return r;
         argv = read ? read : g_new0(char *, 1);
-        if ((r = bus_options_read(m, is_run ? run_options : exec_options, &o, error)) < 0)
+        if ((r = bus_options_read(m, is_run ? run_options : exec_options, &o, error)) < 0 ||
+            (r = check_queueing(m, o.queue, o.ttl, error)) < 0 ||
+            (r = check_job_key(m, o.queue, o.key, error)) < 0)
                 return r;
         options = (ExecOptions){
                 .env = (const char *const *)o.env,
@@ -408,6 +454,9 @@ static int read_file_options(sd_bus_message *m, FileOptions *o, sd_bus_error *er
         int r = bus_options_read(m, file_options, o, error);
 
         if (r < 0)
+                return r;
+        if ((r = check_queueing(m, o->queue, o->ttl, error)) < 0 ||
+            (r = check_job_key(m, o->queue, o->key, error)) < 0)
                 return r;
         if (o->mode != UINT32_MAX && o->mode > MODE_MAX)
                 return bus_error_set(error, WIRE_INVALID_ARGS, "Option \"mode\" is at most 0%o", MODE_MAX);

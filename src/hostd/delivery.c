@@ -19,6 +19,7 @@
 #include "proto/message.h"
 #include "proto/name.h"
 
+#define KEY_MAX 255u
 #define RETRY_USEC (250 * USEC_PER_MSEC)
 #define ANSWER_GRACE_USEC USEC_PER_SEC /* the guest keeps the time and says so itself */
 
@@ -29,7 +30,7 @@ struct Delivery {
         char *guest_uuid, *guest_name;
         char *share; /* of the caller, in QUOTA_SHARE; NULL: not limited */
         Caller *caller;
-        bool is_call, queued;
+        bool is_call, queued, keyed;
         char *topic;
         uint8_t *payload;
         size_t n_payload;
@@ -46,6 +47,30 @@ uint64_t delivery_next_id(void)
         static uint64_t last;
         uint64_t now = fs_realtime_usec();
         return last = MAX(now, last + 1);
+}
+
+WireError delivery_check_key(const char *key, char **ret_text)
+{
+        if (*key && strlen(key) <= KEY_MAX)
+                return WIRE_OK;
+        *ret_text = g_strdup_printf("A key has 1 to %u bytes", KEY_MAX);
+        return WIRE_INVALID_ARGS;
+}
+
+/* Nobody can choose a key that makes another's message a repeat: that is why it is not a fast hash. */
+uint64_t delivery_id_of_key(const Guest *g, uid_t uid, bool is_call, const char *topic, const char *key)
+{
+        g_autofree char *text = g_strdup_printf("%s\n%" PRIu32 "\n%s\n%s\n%s", guest_uuid(g), (uint32_t)uid,
+                                                is_call ? "call" : "send", topic, key);
+        g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+        uint8_t digest[32];
+        gsize n = sizeof(digest);
+        uint64_t id;
+
+        g_checksum_update(sum, (const guchar *)text, -1);
+        g_checksum_get_digest(sum, digest, &n);
+        id = load_le64(digest) >> 1; /* JSON's integers are signed */
+        return id ? id : 1;
 }
 
 static void release(Jobs *js, const char *guest_uuid, const char *share)
@@ -137,6 +162,8 @@ static void start(Delivery *d, Guest *g)
         json_object_object_add(o, "id", json_object_new_int64((int64_t)d->id));
         if (d->queued)
                 json_object_object_add(o, "wait", json_object_new_boolean(true));
+        if (d->keyed)
+                json_object_object_add(o, "keyed", json_object_new_boolean(true));
         if (left <= INT64_MAX)
                 json_object_object_add(o, "timeout", json_object_new_int64((int64_t)left));
         d->guest = g;
@@ -242,6 +269,7 @@ Delivery *delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, 
                 .caller = caller_copy(caller),
                 .is_call = is_call,
                 .queued = options->queued,
+                .keyed = options->keyed,
                 .topic = g_strdup(topic),
                 .payload = n_payload > 0 ? g_memdup2(payload, n_payload) : NULL,
                 .n_payload = n_payload,

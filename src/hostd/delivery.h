@@ -16,6 +16,7 @@ typedef struct Delivery Delivery; /* one under way */
 typedef struct DeliveryOptions {
         uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
         uint64_t id;           /* of an earlier try, which the guest drops if it had it; 0: a new one */
+        bool keyed;            /* the id is delivery_id_of_key()'s */
         bool queued; /* an item of the queue, which audits it: it outlives its caller, and is not done before
                         the guest's handler has ended */
 } DeliveryOptions;
@@ -34,5 +35,9 @@ void delivery_caller_left(const char *sender); /* ends its calls, as nobody take
 /* WIRE_OK, or what is wrong with them and a malloc'ed sentence. */
 WireError delivery_check(const Guest *g, const char *topic, size_t n_payload, char **ret_text);
 void delivery_stop_all(void); /* before the guests go: each ends with Interrupted */
+/* Idempotency: 1 to 255 bytes; else InvalidArgs and a malloc'ed sentence. */
+WireError delivery_check_key(const char *key, char **ret_text);
+/* The id of the message that this user sends to this topic with this key: always the same. */
+uint64_t delivery_id_of_key(const Guest *g, uid_t uid, bool is_call, const char *topic, const char *key);
 /* Unique and ascending, over restarts too as long as the clock is not set back behind them. */
 uint64_t delivery_next_id(void);

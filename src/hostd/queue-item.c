@@ -69,10 +69,13 @@ static void on_delivered(void *userdata, WireError error, const char *text, uint
 
 static void message_start(QueueItem *i, Job *j, Guest *g)
 {
-        Delivery *d = delivery_send(
-                queue_jobs(i->queue), g, j->caller, i->is_call, i->topic, i->payload, i->n_payload,
-                &(DeliveryOptions){ .timeout_usec = USEC_INFINITY, .id = i->message_id, .queued = true },
-                on_delivered, i);
+        Delivery *d = delivery_send(queue_jobs(i->queue), g, j->caller, i->is_call, i->topic, i->payload,
+                                    i->n_payload,
+                                    &(DeliveryOptions){ .timeout_usec = USEC_INFINITY,
+                                                        .id = i->message_id,
+                                                        .keyed = i->is_keyed,
+                                                        .queued = true },
+                                    on_delivered, i);
 
         if (d) /* else the item may be gone */
                 i->delivery = d;

@@ -20,7 +20,7 @@ typedef struct QueueItem {
         GSList *waiters; /* for the disk */
 
         /* a message */
-        bool is_call;
+        bool is_call, is_keyed;
         char *topic;
         uint8_t *payload;
         size_t n_payload;

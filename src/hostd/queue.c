@@ -22,7 +22,6 @@
 
 #define RETRY_USEC USEC_PER_SEC
 #define CLOCK_LOOK_USEC (3600 * USEC_PER_SEC) /* ttl is by the calendar, timers are not */
-#define KEY_MAX 255u
 #define KEYS_KEPT 1024u
 
 typedef struct Waiter {
@@ -34,7 +33,7 @@ struct Queue {
         Jobs *jobs;
         GHashTable *items; /* id → QueueItem*, owned */
         GHashTable *lines; /* guest uuid → GQueue of QueueItem* */
-        GHashTable *keys;  /* "guest\nuid\nkey" → id, as long as the job is known */
+        GHashTable *keys;  /* key_format() → id, as long as the job is known */
         LoopTimer *expiry, *retry;
 };
 
@@ -265,9 +264,16 @@ static void enter(Queue *q, QueueItem *i, Job *j)
 
 /* Keys */
 
-static char *key_format(const char *guest_uuid, uid_t uid, const char *key)
+/* what: the method, and the topic of a message. */
+static char *key_format(const char *guest_uuid, uid_t uid, const char *what, const char *key)
 {
-        return g_strdup_printf("%s\n%" PRIu32 "\n%s", guest_uuid, (uint32_t)uid, key);
+        return g_strdup_printf("%s\n%" PRIu32 "\n%s\n%s", guest_uuid, (uint32_t)uid, what, key);
+}
+
+static char *what_of(JobKind kind, bool is_call, const char *topic)
+{
+        return kind == JOB_SEND ? g_strdup_printf("%s %s", is_call ? "call" : "send", topic)
+                                : g_strdup(job_kind_to_string(kind));
 }
 
 static gboolean is_forgotten(gpointer key, gpointer id, gpointer userdata)
@@ -275,19 +281,21 @@ static gboolean is_forgotten(gpointer key, gpointer id, gpointer userdata)
         return !jobs_find(userdata, GPOINTER_TO_UINT(id));
 }
 
-static void key_add(Queue *q, const QueueItem *i, const char *key)
+static void key_add(Queue *q, const QueueItem *i, const Job *j, const char *key)
 {
+        g_autofree char *what = what_of(j->kind, i->is_call, i->topic);
+
         if (!key)
                 return;
         if (g_hash_table_size(q->keys) > KEYS_KEPT &&
             g_hash_table_size(q->keys) > 2 * g_hash_table_size(jobs_all(q->jobs)))
                 (void)g_hash_table_foreach_remove(q->keys, is_forgotten, q->jobs);
-        g_hash_table_replace(q->keys, key_format(i->guest_uuid, i->uid, key), GUINT_TO_POINTER(i->id));
+        g_hash_table_replace(q->keys, key_format(i->guest_uuid, i->uid, what, key), GUINT_TO_POINTER(i->id));
 }
 
-static Job *key_find(Queue *q, Guest *g, const Caller *caller, const char *key)
+static Job *key_find(Queue *q, Guest *g, const Caller *caller, const char *what, const char *key)
 {
-        g_autofree char *full = key ? key_format(guest_uuid(g), caller->uid, key) : NULL;
+        g_autofree char *full = key ? key_format(guest_uuid(g), caller->uid, what, key) : NULL;
         void *id = full ? g_hash_table_lookup(q->keys, full) : NULL;
 
         return id ? jobs_find(q->jobs, GPOINTER_TO_UINT(id)) : NULL;
@@ -331,12 +339,13 @@ static void wait_for_disk(QueueItem *i, QueueDone done, void *userdata)
 }
 
 /* Whether a new item may be made; else `done` was told why not, or of the item that has the key. */
-static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions *o, QueueDone done,
-                    void *userdata)
+static bool may_add(Queue *q, Guest *g, const Caller *caller, const char *what, const QueueOptions *o,
+                    QueueDone done, void *userdata)
 {
         const Config *c = host_config(jobs_host(q->jobs));
         g_autofree char *uid = uid_key(caller->uid), *text = NULL;
-        Job *same = key_find(q, g, caller, o->key);
+        WireError error;
+        Job *same = key_find(q, g, caller, what, o->key);
 
         if (same) {
                 QueueItem *i = queue_find(q, same->id);
@@ -351,9 +360,8 @@ static bool may_add(Queue *q, Guest *g, const Caller *caller, const QueueOptions
                      NULL);
                 return false;
         }
-        if (o->key && (!*o->key || strlen(o->key) > KEY_MAX)) {
-                text = g_strdup_printf("A key has 1 to %u bytes", KEY_MAX);
-                done(userdata, WIRE_INVALID_ARGS, text, NULL);
+        if (o->key && (error = delivery_check_key(o->key, &text)) != WIRE_OK) {
+                done(userdata, error, text, NULL);
                 return false;
         }
         if (queue_length(q, guest_uuid(g)) >= c->max_queued_per_guest) {
@@ -385,7 +393,7 @@ static void add(Queue *q, QueueItem *i, Job *j, json_object *params, const Queue
         /* SQLite's integers are signed. */
         i->expires_at = ttl < (uint64_t)INT64_MAX - i->created_at ? i->created_at + ttl : 0;
         enter(q, i, j);
-        key_add(q, i, o->key);
+        key_add(q, i, j, o->key);
         wait_for_disk(i, done, userdata);
         (void)jobs_keep(q->jobs, j, params,
                         &(JobKeep){
@@ -404,7 +412,7 @@ void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const
                    const void *payload, size_t n, const QueueOptions *options, QueueDone done,
                    void *userdata)
 {
-        g_autofree char *text = NULL;
+        g_autofree char *text = NULL, *what = what_of(JOB_SEND, is_call, topic);
         WireError error = delivery_check(g, topic, n, &text);
         json_object *params;
         QueueItem *i;
@@ -413,14 +421,16 @@ void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const
                 done(userdata, error, text, NULL);
                 return;
         }
-        if (!may_add(q, g, caller, options, done, userdata))
+        if (!may_add(q, g, caller, what, options, done, userdata))
                 return;
         i = g_new0(QueueItem, 1);
         i->is_call = is_call;
         i->topic = g_strdup(topic);
         i->payload = n > 0 ? g_memdup2(payload, n) : NULL;
         i->n_payload = n;
-        i->message_id = delivery_next_id();
+        i->is_keyed = options->key != NULL;
+        i->message_id = i->is_keyed ? delivery_id_of_key(g, caller->uid, is_call, topic, options->key)
+                                    : delivery_next_id();
         params = json_object_new_object();
         json_object_object_add(params, "topic", json_object_new_string(topic));
         json_object_object_add(params, "call", json_object_new_boolean(is_call));
@@ -466,7 +476,7 @@ void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *
                      NULL);
                 return;
         }
-        if (!may_add(q, g, caller, options, done, userdata))
+        if (!may_add(q, g, caller, job_kind_to_string(JOB_EXEC), options, done, userdata))
                 return;
         i = g_new0(QueueItem, 1);
         i->start = command_format(argv, exec);
@@ -489,7 +499,7 @@ void queue_transfer(Queue *q, JobKind kind, Guest *g, const Caller *caller, cons
                 done(userdata, error, text, NULL);
                 return;
         }
-        if (!may_add(q, g, caller, options, done, userdata))
+        if (!may_add(q, g, caller, job_kind_to_string(kind), options, done, userdata))
                 return;
         error = transfer_queue(q->jobs, kind, g, caller, host_path, guest_path, transfer, &j, &params,
                                &text);
@@ -520,6 +530,7 @@ int queue_restore(Queue *q, const StoreItem *item)
                 i->payload = item->n_payload > 0 ? g_memdup2(item->payload, item->n_payload) : NULL;
                 i->n_payload = item->n_payload;
                 i->message_id = (uint64_t)message_int(o, "message_id", 0);
+                i->is_keyed = item->key != NULL;
         } else if (item->kind == JOB_EXEC &&
                    json_object_is_type(message_obj(start, "argv"), json_type_array)) {
                 json_object *argv = message_obj(start, "argv");
@@ -541,7 +552,7 @@ int queue_restore(Queue *q, const StoreItem *item)
         i->expires_at = item->expires_at;
         i->is_on_disk = true;
         enter(q, i, j);
-        key_add(q, i, item->key);
+        key_add(q, i, j, item->key);
         (void)quota_take(jobs_quota(q->jobs), QUOTA_QUEUED, uid, UINT32_MAX);
         arm_expiry(q);
         return 0;

@@ -15,7 +15,7 @@ typedef struct Queue Queue;
 
 typedef struct QueueOptions {
         uint64_t ttl_usec; /* 0: QueueTtl= */
-        const char *key;   /* the same key of the same user for the same guest is the same item; NULL */
+        const char *key;   /* the same of the same user, guest, method and topic is the same item; NULL */
 } QueueOptions;
 
 /* Called once, perhaps before the call that began it returns. WIRE_OK: the item is on disk; j is borrowed.

@@ -156,6 +156,26 @@ def test_waits_for_the_handler(guest):
     host.request("message.send", b"", topic="failing", id=24)
 
 
+def test_keyed(guest):
+    """An id of somebody's key is the same message whatever it carries; other ids are not, as a host set up anew counts again."""
+    got = guest.place.file("keyed")
+    guest.handler("keyed", f"cat >> {got}\n")
+    guest.handler("long", f"sleep 0.7\ncat >> {got}\n")
+    host = guest.host
+    host.handshake(5)
+
+    def send(text, topic="keyed", **more):
+        return host.request("message.send", text, topic=topic, wait=True, **more)[0]
+
+    assert not send(b"a", id=31, keyed=True) and send(b"b", id=31, keyed=True).get("duplicate")
+    assert not send(b"c", id=32) and not send(b"d", id=32) and send(b"c", id=32).get("duplicate")
+    # One that does not wait gets its answer, and takes nobody else's.
+    first = host.ask("message.send", b"e", topic="long", id=33, keyed=True, wait=True)
+    assert host.request("message.send", b"f", topic="long", id=33, keyed=True)[0].get("duplicate")
+    assert not host.answer_to(first, 5)[0]
+    assert open(got).read() == "acde"
+
+
 @pytest.fixture
 def place(guest):
     path = guest.place.directory("files", f"t{time.monotonic_ns()}")

@@ -265,6 +265,44 @@ def test_cancelled_under_way(late):
     assert late.client.ping(NAME) < 10_000_000
 
 
+def test_key_of_what(host, late):
+    """A key is one of a method, and of a topic."""
+    def message(method, topic, key="k"):
+        late.client.message(NAME, topic, "x", method=method, queue=True, key=key)
+        return late.queue()[-1][0]
+
+    send, call, other = message("Send", "a.b"), message("Call", "a.b"), message("Send", "a.c")
+    push, path = late.client.push(NAME, "/etc/hostname", "/x", queue=True, key="k")
+    command = late.run("true", key="k")
+    assert len(late.queue()) == 5 and late.queue()[-1][1] == "exec" and late.client.job_properties(path)["Kind"] == "push"
+    host.hostd.restart()
+    for method, topic, job in ("Send", "a.b", send), ("Send", "a.c", other):
+        assert late.client.message(NAME, topic, "another", method=method, queue=True, key="k") == job
+    message("Call", "a.b")
+    assert late.client.push(NAME, "/etc/hostname", "/x", queue=True, key="k") == (push, path)
+    assert late.run("true", key="k") == command
+    assert [item[0] for item in late.queue()] == [send, call, other, push, int(command.rpartition("/")[2])]
+
+
+def test_key_unqueued(host, late):
+    """The guest knows what came again by its id, which is made of the key; by that alone, whatever the text. Nor does the queue
+    make it another message."""
+    def send(text, topic="a.b", **more):
+        return late.client.message(NAME, topic, text, method="Send", **more)
+
+    late.comes()
+    ident = send("1", key="order-17")
+    assert 0 < ident < 1 << 63
+    host.hostd.restart()
+    late.client.wait_ready(NAME, 20)
+    assert send("2", key="order-17") == ident
+    assert len({ident, send("3", key="order-18"), send("4", topic="a.c", key="order-17"), send("5"), send("5")}) == 5
+    send("6", key="order-17", queue=True)
+    asked = {payload: body for body, payload in late.told("message.send", 7)}
+    assert {body["id"] for text, body in asked.items() if text in (b"1", b"2", b"6")} == {ident}
+    assert [asked[b"%d" % i].get("keyed", False) for i in range(1, 7)] == [True, True, True, True, False, True]
+
+
 def test_timed_out(late):
     job = late.run("sleep", "1000", timeout=5_000_000)
     late.comes()
