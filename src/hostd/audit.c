@@ -7,11 +7,13 @@
 #include <systemd/sd-journal.h>
 
 #include "base/escape.h"
+#include "base/fs.h"
 #include "proto/limits.h"
 
 /* journalctl MESSAGE_ID=… finds them all. */
 #define AUDIT_MESSAGE_ID "6d1c2b0e5a3f4f6e9b0c7c1f4e8d2a95"
 #define FIELDS_MAX 24
+#define REFUSALS_PER_SECOND 10u
 #define COMMAND_BYTES_MAX 4096u
 
 typedef struct Fields {
@@ -98,7 +100,23 @@ void audit_write(const AuditEntry *a)
                 put(&f, "VMFERRY_BYTES=%" PRIu64, a->n_bytes);
         if (a->has_exit)
                 put(&f, "VMFERRY_EXIT_STATUS=%i", a->exit_status);
+        if (a->n_left_out > 0)
+                put(&f, "VMFERRY_LEFT_OUT=%" PRIu32, a->n_left_out);
         (void)sd_journal_sendv(f.iov, f.n); /* without a journal there is nobody to complain to */
         for (int i = 0; i < f.n; i++)
                 g_free(f.iov[i].iov_base);
+}
+
+void audit_write_refusal(AuditFlood *f, const AuditEntry *a)
+{
+        AuditEntry refusal = *a;
+
+        if (!quota_bucket_take(&f->bucket, REFUSALS_PER_SECOND, fs_now_usec())) {
+                f->n_left_out += f->n_left_out < UINT32_MAX;
+                return;
+        }
+        refusal.refused = true;
+        refusal.n_left_out = f->n_left_out;
+        f->n_left_out = 0;
+        audit_write(&refusal);
 }

@@ -8,6 +8,7 @@
  */
 
 #include "hostd/job.h"
+#include "hostd/quota.h"
 
 typedef struct AuditEntry {   /* NULL, 0: not said */
         const char *verb;     /* "exec", "push", "pull", "send", "call", "publish", "manage", … */
@@ -24,6 +25,15 @@ typedef struct AuditEntry {   /* NULL, 0: not said */
         bool refused; /* by policy, a limit, or the state of things, before anything happened */
         WireError error;
         const char *text;
+        uint32_t n_left_out; /* entries of the same guest before this one */
 } AuditEntry;
 
 void audit_write(const AuditEntry *a);
+
+/* Refusals of one guest, which must not fill the journal. All zero: new. */
+typedef struct AuditFlood {
+        QuotaBucket bucket;
+        uint32_t n_left_out;
+} AuditFlood;
+/* Writes the entry, as refused, or only counts it where there were too many lately. */
+void audit_write_refusal(AuditFlood *f, const AuditEntry *a);

@@ -257,6 +257,19 @@ Delivery *delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, 
         if (error == WIRE_OK)
                 error = take_place(js, g, caller, &share, &text);
         if (error != WIRE_OK) {
+                if (!options->queued)
+                        audit_write(&(AuditEntry){
+                                .verb = is_call ? "call" : "send",
+                                .caller = caller,
+                                .guest_uuid = guest_uuid(g),
+                                .guest_name = guest_name(g),
+                                .topic = topic,
+                                .has_bytes = true,
+                                .n_bytes = n_payload,
+                                .refused = true,
+                                .error = error,
+                                .text = text,
+                        });
                 done(userdata, error, text, 0, NULL, 0);
                 return NULL;
         }

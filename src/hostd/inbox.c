@@ -5,13 +5,15 @@
 #include "hostd/inbox.h"
 
 #include <glib.h>
+#include <inttypes.h>
+#include <stdio.h>
 
 #include "base/base.h"
 #include "base/fs.h"
+#include "hostd/audit.h"
 #include "hostd/log.h"
 #include "hostd/loop.h"
 #include "hostd/names.h"
-#include "hostd/quota.h"
 #include "proto/limits.h"
 #include "proto/message.h"
 
@@ -29,6 +31,7 @@ typedef struct Line {
         Inbox *inbox;
         char *guest_uuid;
         QuotaBucket bucket;
+        AuditFlood refusals;
         GQueue held; /* Held*, oldest first */
         size_t n_bytes;
         LoopTimer *timer;
@@ -90,25 +93,50 @@ static int emit(Inbox *b, Guest *g, uint64_t id, const char *topic, const void *
         return r;
 }
 
-static void refuse(Guest *g, uint32_t request, WireError error, const char *text)
+static void refuse(Line *l, Guest *g, uint32_t request, const AuditEntry *asked, WireError error,
+                   const char *text)
 {
+        AuditEntry a = *asked;
+
+        a.error = error;
+        a.text = text;
+        audit_write_refusal(&l->refusals, &a);
         (void)guest_reply(g, request, message_error(error, "%s", text), NULL, 0);
 }
 
+static AuditEntry entry_of(const Guest *g, uint64_t id, const char *topic, size_t n, char ret_id[static 24])
+{
+        (void)snprintf(ret_id, 24, "%" PRIu64, id);
+        return (AuditEntry){
+                .verb = "publish",
+                .guest_uuid = guest_uuid(g),
+                .guest_name = guest_name(g),
+                .id = ret_id,
+                .topic = topic,
+                .has_bytes = true,
+                .n_bytes = n,
+        };
+}
+
 /* True: it is answered; false: neither is there room for it on the bus now. */
-static bool pass(Inbox *b, Guest *g, uint32_t request, uint64_t id, const char *topic, const void *payload,
+static bool pass(Line *l, Guest *g, uint32_t request, uint64_t id, const char *topic, const void *payload,
                  size_t n)
 {
-        int r = emit(b, g, id, topic, payload, n);
+        int r = emit(l->inbox, g, id, topic, payload, n);
+        AuditEntry entry;
+        char text[24];
 
         if (r == -ENOBUFS)
                 return false;
+        entry = entry_of(g, id, topic, n, text);
         if (r < 0) {
                 log_guest(LOG_WARNING, guest_uuid(g), guest_name(g), 0,
                           "Cannot signal a message of guest %s: %s", guest_name(g), g_strerror(-r));
-                refuse(g, request, WIRE_FAILED, "The host's bus did not take the message");
-        } else
+                refuse(l, g, request, &entry, WIRE_FAILED, "The host's bus did not take the message");
+        } else {
+                audit_write(&entry);
                 (void)guest_reply(g, request, json_object_new_object(), NULL, 0);
+        }
         return true;
 }
 
@@ -125,7 +153,7 @@ static void on_turn(void *userdata)
         Held *x;
 
         while (g && (x = g_queue_peek_head(&l->held)) && may_pass(l) &&
-               pass(l->inbox, g, x->request, x->id, x->topic, x->payload, x->n)) {
+               pass(l, g, x->request, x->id, x->topic, x->payload, x->n)) {
                 /* Answering can end the session, and with it all that is held. */
                 if (g_queue_peek_head(&l->held) != x)
                         break;
@@ -176,17 +204,26 @@ void inbox_take(Inbox *b, Guest *g, uint32_t request, const Message *m, const ch
 {
         uint64_t id = (uint64_t)message_int(m->json, "id", 0);
         Line *l = find_line(b, g);
+        const char *why = NULL;
 
-        if (!l || host_config(b->host)->max_messages_per_second == 0) {
-                refuse(g, request, WIRE_LIMITS_EXCEEDED, "The host takes no messages of guests now");
+        if (!l) {
+                (void)guest_reply(g, request, message_error(WIRE_LIMITS_EXCEEDED, "No memory on the host"),
+                                  NULL, 0);
                 return;
         }
-        if (g_queue_is_empty(&l->held) && may_pass(l) &&
-            pass(b, g, request, id, topic, m->payload, m->n_payload))
+        if (host_config(b->host)->max_messages_per_second == 0)
+                why = "The host takes no messages of guests now";
+        else if (g_queue_is_empty(&l->held) && may_pass(l) &&
+                 pass(l, g, request, id, topic, m->payload, m->n_payload))
                 return;
-        if (l->n_bytes + held_bytes(m->n_payload) > INBOX_HELD_BYTES_MAX)
-                refuse(g, request, WIRE_LIMITS_EXCEEDED, "Too many messages a second; send it again later");
-        else
+        else if (l->n_bytes + held_bytes(m->n_payload) > INBOX_HELD_BYTES_MAX)
+                why = "Too many messages a second; send it again later";
+        if (why) {
+                char text[24];
+                AuditEntry entry = entry_of(g, id, topic, m->n_payload, text);
+
+                refuse(l, g, request, &entry, WIRE_LIMITS_EXCEEDED, why);
+        } else
                 hold(l, request, m, topic);
 }
 

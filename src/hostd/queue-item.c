@@ -50,6 +50,40 @@ QueueItem *item_free(QueueItem *i)
         return NULL;
 }
 
+void item_audit(const QueueItem *i, const Job *j, WireError error, const char *text)
+{
+        bool is_message = j->kind == JOB_SEND, is_push = j->kind == JOB_PUSH;
+        g_autofree char *id = is_message ? g_strdup_printf("%" PRIu64, i->message_id) : g_strdup(j->wire_id);
+        const JobProcess *p = j->process;
+        AuditEntry a = {
+                .verb = !is_message  ? job_kind_to_string(j->kind)
+                        : i->is_call ? "call"
+                                     : "send",
+                .caller = j->caller,
+                .guest_uuid = j->guest_uuid,
+                .guest_name = j->guest_name,
+                .job = j->id,
+                .id = id,
+                .command = p ? (const char *const *)p->argv : NULL,
+                .user = message_str(i->start, "user", NULL),
+                .topic = i->topic,
+                .has_bytes = is_message,
+                .n_bytes = i->n_payload,
+                .has_exit = p && p->exited,
+                .exit_status = !p                   ? 0
+                               : p->exit_signal > 0 ? 128 + p->exit_signal
+                                                    : p->exit_status,
+                .error = error,
+                .text = text,
+        };
+
+        if (is_push || j->kind == JOB_PULL) {
+                a.path = is_push ? j->destination : j->source;
+                a.host_path = is_push ? j->source : j->destination;
+        }
+        audit_write(&a);
+}
+
 /* Messages */
 
 static void on_delivered(void *userdata, WireError error, const char *text, uint64_t id,
@@ -161,24 +195,7 @@ static void tell_guest(Job *j, const char *method, int signal)
 
 static void command_end(QueueItem *i, Job *j, WireError error, const char *text)
 {
-        const JobProcess *p = j->process;
-
-        audit_write(&(AuditEntry){
-                .verb = "exec",
-                .caller = j->caller,
-                .guest_uuid = j->guest_uuid,
-                .guest_name = j->guest_name,
-                .job = j->id,
-                .id = j->wire_id,
-                .command = p ? (const char *const *)p->argv : NULL,
-                .user = message_str(i->start, "user", NULL),
-                .has_exit = p && p->exited,
-                .exit_status = p && p->exit_signal > 0 ? 128 + p->exit_signal
-                               : p                     ? p->exit_status
-                                                       : 0,
-                .error = error,
-                .text = text,
-        });
+        item_audit(i, j, error, text);
         job_finish(queue_jobs(i->queue), j, error, text, NULL);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "base/fs.h"
+#include "hostd/audit.h"
 #include "hostd/delivery.h"
 #include "hostd/log.h"
 #include "hostd/quota.h"
@@ -94,10 +95,13 @@ static void expire(QueueItem *i)
 {
         g_autofree char *text = g_strdup_printf(
                 "Guest %s was not ready within the item's ttl: it is not carried out", i->guest_name);
+        Job *j = item_job(i);
 
         log_guest(LOG_WARNING, i->guest_uuid, i->guest_name, i->id, "Queued item %" PRIu32 ": %s", i->id,
                   text);
-        job_finish(i->queue->jobs, item_job(i), WIRE_TIMEOUT, text, NULL);
+        if (j->kind != JOB_SEND) /* on_ended() does it */
+                item_audit(i, j, WIRE_TIMEOUT, text);
+        job_finish(i->queue->jobs, j, WIRE_TIMEOUT, text, NULL);
 }
 
 static void on_expiry(void *userdata)
@@ -177,6 +181,8 @@ static void on_ended(void *userdata, const Job *j)
 
         if (!i)
                 return;
+        if (j->kind == JOB_SEND) /* the engines of others do it */
+                item_audit(i, j, j->error, j->error_message);
         tell_waiters(i, j->error != WIRE_OK ? j->error : WIRE_INTERRUPTED, j->error_message, j);
         item_remove(i);
         advance(userdata, uuid);
@@ -315,8 +321,10 @@ static void on_written(void *userdata, int r)
                 g_autofree char *text =
                         g_strdup_printf("The item cannot be written down: %s", g_strerror(-r));
                 g_autofree char *uuid = g_strdup(i->guest_uuid);
+                WireError error = r == -ENOSPC ? WIRE_NO_SPACE : WIRE_FAILED;
 
-                tell_waiters(i, r == -ENOSPC ? WIRE_NO_SPACE : WIRE_FAILED, text, NULL);
+                item_audit(i, j, error, text);
+                tell_waiters(i, error, text, NULL);
                 job_on_end(j, NULL, NULL);
                 item_remove(i);
                 jobs_drop(q->jobs, j);
@@ -338,14 +346,55 @@ static void wait_for_disk(QueueItem *i, QueueDone done, void *userdata)
         i->waiters = g_slist_append(i->waiters, w);
 }
 
-/* Whether a new item may be made; else `done` was told why not, or of the item that has the key. */
-static bool may_add(Queue *q, Guest *g, const Caller *caller, const char *what, const QueueOptions *o,
-                    QueueDone done, void *userdata)
+static void refuse(const AuditEntry *asked, WireError error, const char *text, QueueDone done,
+                   void *userdata)
+{
+        AuditEntry a = *asked;
+
+        a.refused = true;
+        a.error = error;
+        a.text = text;
+        audit_write(&a);
+        done(userdata, error, text, NULL);
+}
+
+static WireError check_room(Queue *q, Guest *g, const Caller *caller, const QueueOptions *o, char **ret_text)
 {
         const Config *c = host_config(jobs_host(q->jobs));
-        g_autofree char *uid = uid_key(caller->uid), *text = NULL;
+        g_autofree char *uid = uid_key(caller->uid);
         WireError error;
-        Job *same = key_find(q, g, caller, what, o->key);
+
+        if (!jobs_store(q->jobs)) {
+                *ret_text = g_strdup("hostd has no place to keep queued items: its log says why");
+                return WIRE_UNSUPPORTED;
+        }
+        if (o->key && (error = delivery_check_key(o->key, ret_text)) != WIRE_OK)
+                return error;
+        if (queue_length(q, guest_uuid(g)) >= c->max_queued_per_guest) {
+                *ret_text = g_strdup_printf(
+                        "%" PRIu32
+                        " items wait for guest %s, the most that may (MaxQueuedPerGuest= of hostd.conf)",
+                        queue_length(q, guest_uuid(g)), guest_name(g));
+                return WIRE_LIMITS_EXCEEDED;
+        }
+        if (!quota_take(jobs_quota(q->jobs), QUOTA_QUEUED, uid,
+                        caller->uid == 0 ? UINT32_MAX : c->max_queued_per_caller)) {
+                *ret_text = g_strdup_printf("User %s has %" PRIu32
+                                            " items in the queue, the most that one user may have "
+                                            "(MaxQueuedPerCaller= of hostd.conf)",
+                                            uid, quota_count(jobs_quota(q->jobs), QUOTA_QUEUED, uid));
+                return WIRE_LIMITS_EXCEEDED;
+        }
+        return WIRE_OK;
+}
+
+/* Whether a new item may be made; else `done` was told why not, or of the item that has the key. */
+static bool may_add(Queue *q, Guest *g, const AuditEntry *asked, const char *what, const QueueOptions *o,
+                    QueueDone done, void *userdata)
+{
+        g_autofree char *text = NULL;
+        Job *same = key_find(q, g, asked->caller, what, o->key);
+        WireError error;
 
         if (same) {
                 QueueItem *i = queue_find(q, same->id);
@@ -355,33 +404,10 @@ static bool may_add(Queue *q, Guest *g, const Caller *caller, const char *what, 
                         done(userdata, WIRE_OK, NULL, same);
                 return false;
         }
-        if (!jobs_store(q->jobs)) {
-                done(userdata, WIRE_UNSUPPORTED, "hostd has no place to keep queued items: its log says why",
-                     NULL);
-                return false;
-        }
-        if (o->key && (error = delivery_check_key(o->key, &text)) != WIRE_OK) {
-                done(userdata, error, text, NULL);
-                return false;
-        }
-        if (queue_length(q, guest_uuid(g)) >= c->max_queued_per_guest) {
-                text = g_strdup_printf(
-                        "%" PRIu32
-                        " items wait for guest %s, the most that may (MaxQueuedPerGuest= of hostd.conf)",
-                        queue_length(q, guest_uuid(g)), guest_name(g));
-                done(userdata, WIRE_LIMITS_EXCEEDED, text, NULL);
-                return false;
-        }
-        if (!quota_take(jobs_quota(q->jobs), QUOTA_QUEUED, uid,
-                        caller->uid == 0 ? UINT32_MAX : c->max_queued_per_caller)) {
-                text = g_strdup_printf("User %s has %" PRIu32
-                                       " items in the queue, the most that one user may have "
-                                       "(MaxQueuedPerCaller= of hostd.conf)",
-                                       uid, quota_count(jobs_quota(q->jobs), QUOTA_QUEUED, uid));
-                done(userdata, WIRE_LIMITS_EXCEEDED, text, NULL);
-                return false;
-        }
-        return true;
+        error = check_room(q, g, asked->caller, o, &text);
+        if (error != WIRE_OK)
+                refuse(asked, error, text, done, userdata);
+        return error == WIRE_OK;
 }
 
 static void add(Queue *q, QueueItem *i, Job *j, json_object *params, const QueueOptions *o, QueueDone done,
@@ -413,15 +439,22 @@ void queue_message(Queue *q, Guest *g, const Caller *caller, bool is_call, const
                    void *userdata)
 {
         g_autofree char *text = NULL, *what = what_of(JOB_SEND, is_call, topic);
+        const AuditEntry asked = { .verb = is_call ? "call" : "send",
+                                   .caller = caller,
+                                   .guest_uuid = guest_uuid(g),
+                                   .guest_name = guest_name(g),
+                                   .topic = topic,
+                                   .has_bytes = true,
+                                   .n_bytes = n };
         WireError error = delivery_check(g, topic, n, &text);
         json_object *params;
         QueueItem *i;
 
         if (error != WIRE_OK) {
-                done(userdata, error, text, NULL);
+                refuse(&asked, error, text, done, userdata);
                 return;
         }
-        if (!may_add(q, g, caller, what, options, done, userdata))
+        if (!may_add(q, g, &asked, what, options, done, userdata))
                 return;
         i = g_new0(QueueItem, 1);
         i->is_call = is_call;
@@ -468,15 +501,21 @@ void queue_command(Queue *q, Guest *g, const Caller *caller, const char *const *
                    const ExecOptions *exec, const QueueOptions *options, QueueDone done, void *userdata)
 {
         g_autofree char *line = g_strjoinv(" ", (char **)argv);
+        const AuditEntry asked = { .verb = "exec",
+                                   .caller = caller,
+                                   .guest_uuid = guest_uuid(g),
+                                   .guest_name = guest_name(g),
+                                   .command = argv,
+                                   .user = exec->user };
         json_object *params;
         QueueItem *i;
 
         if (exec->tty || exec->input) {
-                done(userdata, WIRE_UNSUPPORTED, "A queued command has no terminal and no standard input",
-                     NULL);
+                refuse(&asked, WIRE_UNSUPPORTED, "A queued command has no terminal and no standard input",
+                       done, userdata);
                 return;
         }
-        if (!may_add(q, g, caller, job_kind_to_string(JOB_EXEC), options, done, userdata))
+        if (!may_add(q, g, &asked, job_kind_to_string(JOB_EXEC), options, done, userdata))
                 return;
         i = g_new0(QueueItem, 1);
         i->start = command_format(argv, exec);
@@ -491,15 +530,21 @@ void queue_transfer(Queue *q, JobKind kind, Guest *g, const Caller *caller, cons
                     QueueDone done, void *userdata)
 {
         g_autofree char *text = NULL;
+        const AuditEntry asked = { .verb = job_kind_to_string(kind),
+                                   .caller = caller,
+                                   .guest_uuid = guest_uuid(g),
+                                   .guest_name = guest_name(g),
+                                   .path = guest_path,
+                                   .host_path = host_path };
         WireError error = transfer_check(g, host_path, guest_path, &text);
         json_object *params;
         Job *j;
 
         if (error != WIRE_OK) {
-                done(userdata, error, text, NULL);
+                refuse(&asked, error, text, done, userdata);
                 return;
         }
-        if (!may_add(q, g, caller, job_kind_to_string(kind), options, done, userdata))
+        if (!may_add(q, g, &asked, job_kind_to_string(kind), options, done, userdata))
                 return;
         error = transfer_queue(q->jobs, kind, g, caller, host_path, guest_path, transfer, &j, &params,
                                &text);
@@ -507,7 +552,7 @@ void queue_transfer(Queue *q, JobKind kind, Guest *g, const Caller *caller, cons
                 g_autofree char *uid = uid_key(caller->uid);
 
                 quota_release(jobs_quota(q->jobs), QUOTA_QUEUED, uid);
-                done(userdata, error, text, NULL);
+                refuse(&asked, error, text, done, userdata);
                 return;
         }
         add(q, g_new0(QueueItem, 1), j, params, options, done, userdata);

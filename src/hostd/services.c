@@ -18,7 +18,6 @@
 
 #define CALL_TIMEOUT_MAX_USEC (3600 * USEC_PER_SEC)
 #define CALL_TIMEOUT_USEC (20 * USEC_PER_SEC)
-#define REFUSALS_AUDITED_PER_SECOND 10u /* of one guest: it must not fill the journal */
 
 struct Services {
         sd_bus *bus;
@@ -31,23 +30,48 @@ struct Services {
 };
 
 typedef struct Asker { /* a guest that has called */
-        QuotaBucket calls, refusals;
+        QuotaBucket calls;
+        AuditFlood refusals;
 } Asker;
 
 typedef struct Call { /* of a guest, under way to its owner */
         Services *services;
-        char *guest_uuid, *topic;
+        char *guest_uuid, *guest_name, *topic;
+        uint64_t id;
+        size_t n_payload;
         uint32_t request;
-        sd_bus_slot *slot;
+        sd_bus_slot *slot; /* NULL: it was not called */
+        bool is_over;      /* what became of it is in the journal */
 } Call;
+
+static void audit(Call *c, WireError error, const char *text)
+{
+        g_autofree char *id = g_strdup_printf("%" PRIu64, c->id);
+
+        c->is_over = true;
+        audit_write(&(AuditEntry){
+                .verb = "call",
+                .guest_uuid = c->guest_uuid,
+                .guest_name = c->guest_name,
+                .id = id,
+                .topic = c->topic,
+                .has_bytes = true,
+                .n_bytes = c->n_payload,
+                .error = error,
+                .text = text,
+        });
+}
 
 static void call_free(void *p)
 {
         Call *c = p;
 
+        if (c->slot && !c->is_over)
+                audit(c, WIRE_INTERRUPTED, "The guest or hostd was gone before the answer");
         quota_release(c->services->quota, QUOTA_CALLS, c->guest_uuid);
         sd_bus_slot_unref(c->slot);
         g_free(c->guest_uuid);
+        g_free(c->guest_name);
         g_free(c->topic);
         g_free(c);
 }
@@ -69,52 +93,68 @@ static Asker *find_asker(Services *s, const Guest *g)
         return a;
 }
 
-static void refuse(Services *s, Guest *g, uint32_t request, const char *verb, const char *topic,
-                   WireError error, const char *text)
+/* m is the request's, for its id; its topic is checked, or NULL. */
+static void refuse(Services *s, Guest *g, uint32_t request, const Message *m, const char *verb,
+                   const char *topic, WireError error, const char *text)
 {
-        if (error == WIRE_PERMISSION_DENIED &&
-            quota_bucket_take(&find_asker(s, g)->refusals, REFUSALS_AUDITED_PER_SECOND, fs_now_usec()))
-                audit_write(&(AuditEntry){
-                        .verb = verb,
-                        .guest_uuid = guest_uuid(g),
-                        .guest_name = guest_name(g),
-                        .topic = topic,
-                        .refused = true,
-                        .error = error,
-                        .text = text,
-                });
+        g_autofree char *id = g_strdup_printf("%" PRIu64, (uint64_t)message_int(m->json, "id", 0));
+
+        audit_write_refusal(&find_asker(s, g)->refusals, &(AuditEntry){
+                                                                 .verb = verb,
+                                                                 .guest_uuid = guest_uuid(g),
+                                                                 .guest_name = guest_name(g),
+                                                                 .id = id,
+                                                                 .topic = topic,
+                                                                 .has_bytes = true,
+                                                                 .n_bytes = m->n_payload,
+                                                                 .error = error,
+                                                                 .text = text,
+                                                         });
         answer(g, request, message_error(error, "%s", text), NULL, 0);
+}
+
+static void fail(Call *c, Guest *g, WireError error, const char *text)
+{
+        audit(c, error, text);
+        if (g)
+                answer(g, c->request, message_error(error, "%s", text), NULL, 0);
+}
+
+static WireError error_of(const sd_bus_error *e)
+{
+        if (sd_bus_error_has_name(e, SD_BUS_ERROR_NO_REPLY) ||
+            sd_bus_error_has_name(e, SD_BUS_ERROR_TIMEOUT))
+                return WIRE_TIMEOUT;
+        if (sd_bus_error_has_name(e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
+            sd_bus_error_has_name(e, SD_BUS_ERROR_NAME_HAS_NO_OWNER) ||
+            sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_OBJECT) ||
+            sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD))
+                return WIRE_NO_HANDLER;
+        return WIRE_FAILED;
 }
 
 static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
         Call *c = userdata;
-        Guest *g = host_find_guest_uuid(c->services->host, c->guest_uuid);
+        Guest *g = host_find_guest_uuid(c->services->host, c->guest_uuid); /* NULL: gone; so is who asked */
         const sd_bus_error *e = sd_bus_message_get_error(reply);
         const void *payload;
         size_t n;
 
-        if (!g) { /* gone; so is who asked */
-        } else if (e) {
-                WireError w = sd_bus_error_has_name(e, SD_BUS_ERROR_NO_REPLY) ||
-                                              sd_bus_error_has_name(e, SD_BUS_ERROR_TIMEOUT)
-                                      ? WIRE_TIMEOUT
-                              : sd_bus_error_has_name(e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
-                                              sd_bus_error_has_name(e, SD_BUS_ERROR_NAME_HAS_NO_OWNER) ||
-                                              sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_OBJECT) ||
-                                              sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD)
-                                      ? WIRE_NO_HANDLER
-                                      : WIRE_FAILED;
-                refuse(c->services, g, c->request, "call", c->topic, w, e->message ? e->message : e->name);
-        } else if (sd_bus_message_read_array(reply, 'y', &payload, &n) < 0)
-                refuse(c->services, g, c->request, "call", c->topic, WIRE_FAILED,
-                       "The service on the host answered in a way of its own");
+        (void)g_hash_table_steal(c->services->calls,
+                                 c); /* answering can end the session, and all its calls */
+        if (e)
+                fail(c, g, error_of(e), e->message ? e->message : e->name);
+        else if (sd_bus_message_read_array(reply, 'y', &payload, &n) < 0)
+                fail(c, g, WIRE_FAILED, "The service on the host answered in a way of its own");
         else if (n > PAYLOAD_MAX)
-                refuse(c->services, g, c->request, "call", c->topic, WIRE_TOO_LARGE,
-                       "The answer of the service on the host is larger than a message");
-        else
-                answer(g, c->request, NULL, payload, n);
-        g_hash_table_remove(c->services->calls, c);
+                fail(c, g, WIRE_TOO_LARGE, "The answer of the service on the host is larger than a message");
+        else {
+                audit(c, WIRE_OK, NULL);
+                if (g)
+                        answer(g, c->request, NULL, payload, n);
+        }
+        call_free(c);
         return 1;
 }
 
@@ -129,30 +169,33 @@ static void on_call(Services *s, Guest *g, uint32_t request, const Message *m, c
         int r;
 
         if (!quota_bucket_take(&find_asker(s, g)->calls, config->max_messages_per_second, fs_now_usec())) {
-                refuse(s, g, request, "call", topic, WIRE_LIMITS_EXCEEDED,
+                refuse(s, g, request, m, "call", topic, WIRE_LIMITS_EXCEEDED,
                        "Too many calls a second; try again later");
                 return;
         }
         if (!services_may_call((const char *const *)config->guest_calls, topic, guest_name(g))) {
-                refuse(s, g, request, "call", topic, WIRE_PERMISSION_DENIED,
+                refuse(s, g, request, m, "call", topic, WIRE_PERMISSION_DENIED,
                        "The host does not let this guest call that topic (AllowGuestCall= of hostd.conf)");
                 return;
         }
         owner = g_hash_table_lookup(s->owners, topic);
         if (!owner) {
-                refuse(s, g, request, "call", topic, WIRE_NO_HANDLER,
+                refuse(s, g, request, m, "call", topic, WIRE_NO_HANDLER,
                        "No program on the host has registered that topic");
                 return;
         }
         if (!quota_take(s->quota, QUOTA_CALLS, guest_uuid(g), config->max_calls_per_guest)) {
-                refuse(s, g, request, "call", topic, WIRE_LIMITS_EXCEEDED,
+                refuse(s, g, request, m, "call", topic, WIRE_LIMITS_EXCEEDED,
                        "Too many calls of this guest are under way");
                 return;
         }
         c = g_new0(Call, 1);
         *c = (Call){ .services = s,
                      .guest_uuid = g_strdup(guest_uuid(g)),
+                     .guest_name = g_strdup(guest_name(g)),
                      .topic = g_strdup(topic),
+                     .id = (uint64_t)message_int(m->json, "id", 0),
+                     .n_payload = m->n_payload,
                      .request = request };
         g_hash_table_add(s->calls, c);
         if ((r = sd_bus_message_new_method_call(s->bus, &call, owner, BUS_SERVICE_PATH, IFACE_SERVICE,
@@ -162,18 +205,10 @@ static void on_call(Services *s, Guest *g, uint32_t request, const Message *m, c
             (r = sd_bus_message_set_auto_start(call, false)) < 0 ||
             (r = sd_bus_call_async(s->bus, &c->slot, call, on_answer, c, timeout)) < 0) {
                 g_hash_table_remove(s->calls, c);
-                refuse(s, g, request, "call", topic, WIRE_FAILED,
+                refuse(s, g, request, m, "call", topic, WIRE_FAILED,
                        "The service on the host cannot be called");
                 return;
         }
-        audit_write(&(AuditEntry){
-                .verb = "call",
-                .guest_uuid = guest_uuid(g),
-                .guest_name = guest_name(g),
-                .topic = topic,
-                .has_bytes = true,
-                .n_bytes = m->n_payload,
-        });
 }
 
 static void on_request(void *userdata, Guest *g, uint32_t id, const Message *m)
@@ -183,9 +218,10 @@ static void on_request(void *userdata, Guest *g, uint32_t id, const Message *m)
         bool is_call = str_eq(method, "message.call");
 
         if (!is_call && !str_eq(method, "message.publish"))
-                refuse(s, g, id, "request", NULL, WIRE_UNSUPPORTED, "The host does not know that method");
+                refuse(s, g, id, m, "request", NULL, WIRE_UNSUPPORTED, "The host does not know that method");
         else if (!name_is_topic(topic))
-                refuse(s, g, id, is_call ? "call" : "publish", NULL, WIRE_INVALID_ARGS, "That is no topic");
+                refuse(s, g, id, m, is_call ? "call" : "publish", NULL, WIRE_INVALID_ARGS,
+                       "That is no topic");
         else if (is_call)
                 on_call(s, g, id, m, topic);
         else

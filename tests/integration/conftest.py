@@ -15,7 +15,7 @@ sys.path[:0] = [os.path.join(HERE, "..", "vm"), os.path.join(HERE, "..", "peer")
 from guestpeer import GuestPeer  # noqa: E402
 from lab.bus import BusDaemon, BusError, Client  # noqa: E402
 from lab.host import Hostd  # noqa: E402
-from lab.need import eventually  # noqa: E402
+from lab.need import built, eventually  # noqa: E402
 from lab.place import Place  # noqa: E402
 
 CHANNEL = "<channel type='unix'><source mode='bind' path='{path}'/><target type='virtio' name='{name}'/></channel>"
@@ -30,9 +30,9 @@ NODE = """<node xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>{domains
 
 
 class Host:
-    """hostd, and its guests by name: those of `peers` have somebody behind their channels."""
+    """hostd, and its guests by name: those of `peers` have somebody behind their channels. journal: what it says there is kept."""
 
-    def __init__(self, peers=("good", "liar"), domains=None, config=""):
+    def __init__(self, peers=("good", "liar"), domains=None, config="", journal=False):
         self.place = Place()
         self.peers, self.hostd, self.client = {}, None, None
         try:
@@ -46,6 +46,10 @@ class Host:
             for name in peers:
                 self.peers[name] = GuestPeer(self.socket(name, "ctl"), self.socket(name, "data"), name)
             self.hostd = Hostd(self.place, self.bus.address, "test://" + self.place.file("node.xml"), config)
+            if journal:
+                env = self.hostd.env
+                env.update(LD_PRELOAD=built("tests/integration/journal.so"), TEST_JOURNAL=self.place.file("journal"),
+                           ASAN_OPTIONS=env["ASAN_OPTIONS"] + ":verify_asan_link_order=0")
             self.hostd.start()
             for name in peers:
                 self.client.wait_ready(name, 20)
@@ -64,6 +68,15 @@ class Host:
 
     def log(self):
         return self.place.log("hostd").splitlines()
+
+    def journal(self):
+        """All entries so far, as dictionaries; only with `journal`."""
+        try:
+            with open(self.place.file("journal"), errors="replace") as file:
+                texts = file.read().split("\n\n")
+        except FileNotFoundError:
+            return []
+        return [dict(line.split("=", 1) for line in text.split("\n") if "=" in line) for text in texts if text]
 
     def directory(self, name):
         path = self.place.directory("files")
