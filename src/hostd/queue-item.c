@@ -96,7 +96,7 @@ static void on_delivered(void *userdata, WireError error, const char *text, uint
         if (!j || job_state_is_final(j->state))
                 return;
         if (error == WIRE_INTERRUPTED || error == WIRE_NOT_READY || error == WIRE_LIMITS_EXCEEDED)
-                queue_retry(i);
+                queue_retry(i, error);
         else
                 job_finish(queue_jobs(i->queue), j, error, text, NULL);
 }
@@ -229,7 +229,7 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
         if (!j || job_state_is_final(j->state))
                 return;
         if (error != WIRE_OK) {
-                queue_retry(i);
+                queue_retry(i, WIRE_INTERRUPTED); /* it was started */
                 return;
         }
         json_object *list = message_obj(m->json, "processes");
@@ -265,7 +265,7 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                 return;
         if (error == WIRE_INTERRUPTED || error == WIRE_NOT_READY || error == WIRE_LIMITS_EXCEEDED ||
             (error == WIRE_TIMEOUT && !m) || (error == WIRE_OK && !j->guest)) {
-                queue_retry(i);
+                queue_retry(i, error);
                 return;
         }
         if (error != WIRE_OK && error != WIRE_EXISTS) {
@@ -344,7 +344,7 @@ static void on_command_guest_state(void *userdata, Job *j)
         if (!j->guest)
                 command_end(i, j, WIRE_INTERRUPTED, "The domain was undefined");
         else if (i->is_running && !i->request && guest_state(j->guest) != GUEST_READY)
-                queue_retry(i); /* asked again at the next session: it may have ended meanwhile */
+                queue_retry(i, WIRE_INTERRUPTED); /* asked again then: it may have ended meanwhile */
 }
 
 const JobOps queue_command_ops = {

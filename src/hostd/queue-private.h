@@ -43,5 +43,5 @@ QueueItem *item_free(QueueItem *i);
 void item_show_process(const QueueItem *i, Job *j); /* of a command: org.vmferry1.Process, with no pid yet */
 void item_audit(const QueueItem *i, const Job *j, WireError error, const char *text);
 void item_run(QueueItem *i, Guest *g); /* its turn has come, the guest is ready */
-void queue_retry(
-        QueueItem *i); /* it was not carried out, or that is not known: again when the guest is ready */
+/* It was not carried out, or that is not known: again when the guest is ready. */
+void queue_retry(QueueItem *i, WireError error);

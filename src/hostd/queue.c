@@ -140,10 +140,13 @@ static void advance(Queue *q, const char *uuid)
                 item_run(i, g);
 }
 
-void queue_retry(QueueItem *i)
+void queue_retry(QueueItem *i, WireError error)
 {
+        bool was_refused = error == WIRE_NOT_READY || error == WIRE_LIMITS_EXCEEDED;
+
         i->is_running = false;
-        i->expires_at = 0; /* it may have arrived: it is not given up any more */
+        if (!was_refused)
+                i->expires_at = 0; /* it may have arrived: it is not given up any more */
         job_set_state(i->queue->jobs, item_job(i), JOB_WAITING);
         loop_timer_set(i->queue->retry, fs_now_usec() + RETRY_USEC, RETRY_USEC / 4);
 }

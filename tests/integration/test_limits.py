@@ -5,6 +5,7 @@ import pytest
 from conftest import Host
 
 from lab.bus import NAME, PATH, BusError, GLib, options
+from lab.need import eventually
 
 CONFIG = "MaxCallsPerGuest=4\nMaxJobs=3\nMaxQueuedPerGuest=2\nMaxTransfersPerGuest=1\n"
 
@@ -72,3 +73,19 @@ def test_queued(host, client):
         client.message("off", "t", "x", method="Send", queue=True)
     assert e.value.name == "LimitsExceeded" and "MaxQueuedPerGuest=" in e.value.message
     assert client.get(path, NAME + ".Guest", "QueueLength") == 2
+
+
+def test_queued_behind_a_limit(host, client):
+    """An item that has not got a place yet keeps its time."""
+    liar, asked = host.peers["liar"], []
+    liar.serve["message.call"] = lambda port, ident, *_: asked.append(ident)
+    call = GLib.Variant("(sssa{sv})", ("liar", "t", "x", options(timeout=60_000_000)))
+    for _ in range(4):
+        client.connection.call(NAME, PATH, NAME + ".Manager", "Call", call, None, 0, 60000, None, None)
+    client.connection.flush_sync(None)
+    eventually(lambda: len(asked) == 4, 10, "four calls")
+    job = client.message("liar", "t", "x", method="Send", queue=True, ttl=1_500_000)
+    assert client.failed((0, f"/org/vmferry1/job/{job}"), 15) == "Timeout"
+    liar.serve.clear()
+    for ident in asked:
+        liar.control.reply(ident)
