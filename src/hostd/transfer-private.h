@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * What transfer.c, transfer-start.c and transfer-keep.c share.
+ * What transfer.c, transfer-start.c, transfer-keep.c and transfer-end.c share.
  */
 
 #include "hostd/loop.h"
@@ -52,3 +52,6 @@ void transfer_drop(Transfer *t);
 extern const JobOps transfer_ops;
 /* Leftovers of a pull that nobody will go on with are removed by a worker with the caller's rights. */
 void transfer_sweep(const Transfer *t);
+
+/* The offset of the caller's file goes behind what was carried, as if he had read or written it himself. */
+void transfer_move_offset(const Transfer *t);

@@ -98,6 +98,8 @@ static void finish(Transfer *t, WireError error, const char *text)
         else if (error != WIRE_OK)
                 sentence =
                         g_strdup_printf("Cannot pull %s:%s to %s: %s", j->guest_name, j->source, host, text);
+        if (error == WIRE_OK)
+                transfer_move_offset(t);
         t->fd = fd_close(t->fd);
         if (t->has_fd && job_kept(j)) {
                 char name[32];

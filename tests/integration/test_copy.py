@@ -267,6 +267,31 @@ def test_interrupted(pair, place):
     os.unlink(place + "/large")
 
 
+def shell(host, script, cwd):
+    return subprocess.run(["sh", "-c", script, built("src/cli/vmferry")], capture_output=True, timeout=60, cwd=cwd, env=host.hostd.env)
+
+
+def test_offset(pair, place):
+    """A file as standard input or output stands behind what was copied, as after cat."""
+    with open(place + "/x", "wb") as file:
+        file.write(b"x" * 5000)
+    with open(place + "/sparse", "wb") as file:
+        file.write(b"begin")
+        file.truncate(100_000)
+    script = 'set -e; { echo head; "$0" --user cp %s -; "$0" --user cp %s -; echo end; } >out'
+    for a, b in ("x", "x"), ("x", "sparse"), ("sparse", "x"):
+        r = shell(pair, script % (f"good:{place}/{a}", f"good:{place}/{b}"), place)
+        assert r.returncode == 0, r.stderr
+        expected = b"head\n" + b"".join(open(os.path.join(place, n), "rb").read() for n in (a, b)) + b"end\n"
+        assert open(place + "/out", "rb").read() == expected, (a, b)
+    r = shell(pair, f'set -e; {{ read line; "$0" --user cp - good:{place}/pushed; cat; echo end; }} <out', place)
+    assert (r.returncode, r.stdout) == (0, b"end\n"), (r.stdout[:100], r.stderr)
+    assert open(place + "/pushed", "rb").read() == open(place + "/out", "rb").read()[len("head\n"):]
+    # What is appended to looks after its end by itself.
+    r = shell(pair, f'"$0" --user cp good:{place}/x - >>out && echo more >>out', place)
+    assert r.returncode == 0 and open(place + "/out", "rb").read() == expected + b"x" * 5000 + b"more\n", r.stderr
+
+
 def test_tree_back(pair, place):
     """Identical both ways, with everything odd that names and attributes can have."""
     tree.build(place + "/a", 200)
