@@ -83,11 +83,12 @@ int directory_keep(Directory *d, const Entry *e)
 static void finish(Directory *d, const AttributeRules *rules, bool sync, const FailureSink *sink)
 {
         const char *note = NULL;
-        int r;
+        int r = 0;
 
         if (d->stale_id)
                 temporaries_remove(d->fd, d->stale_id);
-        r = attributes_set(rules, d->fd, &d->object, UINT32_MAX, &note);
+        if (!d->keeps_own)
+                r = attributes_set(rules, d->fd, &d->object, UINT32_MAX, &note);
         /* Into somebody else's directory one may put files, no more. */
         if (r < 0 && !(r == -EPERM && !d->is_created))
                 sink->failed(sink->userdata, d->number, d->path, -r, "Cannot set its mode, owner or times");

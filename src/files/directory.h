@@ -26,6 +26,7 @@ typedef struct Directory {
         int fd; /* negative: could not be made; all beneath it fails */
         uint64_t number;
         bool is_created;  /* by us */
+        bool keeps_own;   /* attributes: the source's are not for it */
         bool has_acl;     /* a default ACL decides about modes in it */
         bool is_touched;  /* a name in it changed since its last fsync(2) */
         bool is_complete; /* LEAVE came: attributes hold */

@@ -56,6 +56,12 @@ static bool is_resumed_root(const ReceiverConfig *config, int parent_fd)
                faccessat(parent_fd, temporary, F_OK, AT_SYMLINK_NOFOLLOW) >= 0;
 }
 
+/* What is in the tree goes into the directory at `path` itself. */
+static bool is_contents(const ReceiverConfig *config)
+{
+        return config->is_tree && config->name && config->name[0] == 0;
+}
+
 static WireError find_directory(const ReceiverConfig *config, Place *p, char **ret_text)
 {
         const char *path = config->path;
@@ -71,7 +77,7 @@ static WireError find_directory(const ReceiverConfig *config, Place *p, char **r
         place_done(p);
         p->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (p->dir_fd >= 0) {
-                if (config->is_tree && config->name && config->name[0] == 0) {
+                if (is_contents(config)) {
                         p->name = strdup("");
                 } else {
                         if (!is_single_name(config->name))
@@ -85,7 +91,8 @@ static WireError find_directory(const ReceiverConfig *config, Place *p, char **r
         }
         if (errno == EACCES)
                 return refuse_errno(ret_text, errno, "Cannot open", path);
-        if (path[n - 1] == '/' && !(errno == ENOENT && config->is_tree && config->slash_makes))
+        if (path[n - 1] == '/' &&
+            !(errno == ENOENT && (is_contents(config) || (config->is_tree && config->slash_makes))))
                 return errno == ENOTDIR ? refuse(ret_text, WIRE_EXISTS, "%s is no directory", path)
                                         : refuse_errno(ret_text, errno, "Cannot open the directory", path);
         if (error)

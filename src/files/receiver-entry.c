@@ -273,11 +273,14 @@ static int place_directory(Receiver *r, Directory *parent, const char *name, con
         if (fd < 0)
                 return 0;
         d->is_created = created;
+        d->keeps_own = parent == r->base && name[0] == 0; /* others' too, like / and /etc */
         d->stale_id = r->resume ? r->id : NULL;
         if (parent == r->base)
                 r->root_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (directory_keep(d, e) < 0)
                 receiver_failed(r, number, e->path, ENOMEM, "Cannot keep its attributes in mind");
+        if (d->keeps_own)
+                return 0;
         fd = attributes_set_xattrs(&r->rules, d->fd, e, &note);
         if (fd < 0)
                 receiver_failed(r, number, e->path, -fd, "Cannot set its attributes");

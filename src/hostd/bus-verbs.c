@@ -432,7 +432,7 @@ int bus_verb_exec(sd_bus_message *m, void *userdata, sd_bus_error *error)
 typedef struct FileOptions {
         uint32_t mode;
         const char *owner, *overwrite;
-        bool preserve, resume, queue;
+        bool preserve, contents, resume, queue;
         uint64_t ttl;
         const char *key;
 } FileOptions;
@@ -441,6 +441,7 @@ static const BusOption file_options[] = {
         { "mode", "u", offsetof(FileOptions, mode) },
         { "owner", "s", offsetof(FileOptions, owner) },
         { "preserve", "b", offsetof(FileOptions, preserve) },
+        { "contents", "b", offsetof(FileOptions, contents) },
         { "overwrite", "s", offsetof(FileOptions, overwrite) },
         { "resume", "b", offsetof(FileOptions, resume) },
         { "queue", "b", offsetof(FileOptions, queue) },
@@ -519,6 +520,7 @@ static int transfer(sd_bus_message *m, void *userdata, sd_bus_error *error, JobK
                 .mode = o.mode,
                 .owner = o.owner,
                 .preserve = o.preserve,
+                .contents = o.contents,
                 .overwrite = o.overwrite,
                 .resume = o.resume,
                 .detach = !with_fd,

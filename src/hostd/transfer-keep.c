@@ -53,6 +53,7 @@ json_object *transfer_params_format(const Transfer *t)
         if (t->options.mode != UINT32_MAX)
                 put_int(o, "mode", t->options.mode);
         put_bool(o, "preserve", t->options.preserve);
+        put_bool(o, "contents", t->options.contents);
         put_bool(o, "resume", t->options.resume);
         put_bool(o, "fd", t->has_fd);
         if (t->has_fd)
@@ -117,6 +118,7 @@ int transfer_restore(Jobs *js, const StoreItem *item, Job **ret)
                 .owner = message_str(o, "owner", NULL),
                 .overwrite = message_str(o, "overwrite", "replace"),
                 .preserve = message_bool(o, "preserve", false),
+                .contents = message_bool(o, "contents", false),
                 .resume = message_bool(o, "resume", true),
                 .detach = true,
         };

@@ -279,6 +279,16 @@ static void put_receiver_options(const Transfer *t, json_object *o)
         put_bool(o, "keep", keep);
 }
 
+/* Only a directory has contents that could go somewhere without it. */
+static bool refuse_contents(Transfer *t, bool is_tree)
+{
+        if (!t->options.contents || is_tree)
+                return false;
+        set_error(t, WIRE_INVALID_ARGS,
+                  "Its contents were asked for (option \"contents\"), and the source is no directory");
+        return true;
+}
+
 static void on_stream_opened(void *userdata, json_object *reply)
 {
         static const char *const facts[] = { "tree", "bytes", "files", "inode", "mtime_sec", "mtime_nsec" };
@@ -291,7 +301,11 @@ static void on_stream_opened(void *userdata, json_object *reply)
         if (!name || strchr(name, '/') || !name_is_tree_path(name, strlen(name)))
                 name = "file";
         g_free(t->name);
-        t->name = g_strdup(name);
+        t->name = g_strdup(t->options.contents ? "" : name);
+        if (refuse_contents(t, message_bool(reply, "tree", false))) {
+                guest_stream_cancel(t->stream, t->error, t->text);
+                return;
+        }
         learn_source(t, reply);
         json_object *o = packet_new("source");
         for (size_t i = 0; i < ELEMENTSOF(facts); i++) {
@@ -317,7 +331,7 @@ static void open_stream(Transfer *t, json_object *found)
         put_bool(o, "preserve", t->options.preserve);
         if (j->kind == JOB_PUSH) {
                 uint64_t files = get_size(found, "files");
-                put_str(o, "name", message_str(found, "name", "file"));
+                put_str(o, "name", t->options.contents ? "" : message_str(found, "name", "file"));
                 put_bool(o, "tree", t->source.is_tree);
                 if (t->source.n_bytes != UINT64_MAX)
                         put_int(o, "bytes", t->source.n_bytes);
@@ -405,6 +419,10 @@ static void on_packet(void *userdata, json_object *o)
                 if (!j->guest || jobs_check_guest(j->guest, &text) != WIRE_OK) {
                         t->n_attempts--; /* of which the guest knows nothing: there is nothing to resume */
                         set_error(t, WIRE_INTERRUPTED, text ? text : "The domain was undefined");
+                        worker_is_done(t);
+                        return;
+                }
+                if (refuse_contents(t, message_bool(o, "tree", false))) {
                         worker_is_done(t);
                         return;
                 }

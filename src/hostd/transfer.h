@@ -12,6 +12,7 @@ typedef struct TransferOptions { /* checked by the bus */
         uint32_t mode;           /* UINT32_MAX: the source's */
         const char *owner;       /* NULL */
         bool preserve;
+        bool contents;         /* of a directory, into the one at the destination */
         const char *overwrite; /* "replace", "fail", "update" */
         bool resume;           /* default true */
         bool detach;           /* goes on when the caller leaves; default true for path transfers */

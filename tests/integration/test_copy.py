@@ -267,6 +267,36 @@ def test_interrupted(pair, place):
     os.unlink(place + "/large")
 
 
+@pytest.mark.parametrize("direction", ["push", "pull"])
+@pytest.mark.parametrize("destination", ["existing", "existing/", "new", "new/", "full"])
+@pytest.mark.parametrize("queue", [False, True])
+def test_contents(pair, place, direction, destination, queue):
+    """What is in a directory goes into the other one, as with cp -r src/. dst; and that one keeps what it is."""
+    for name in "ours", "model":
+        fill(os.path.join(place, name))
+    subprocess.run(["cp", "-r", "src/.", destination], cwd=place + "/model", check=True)
+    os.chmod(place + "/ours/src", 0o750)
+    os.chmod(place + "/ours/existing", 0o711)
+    copy = getattr(pair.client, direction)
+    for _ in range(2):
+        pair.client.done(copy("good", place + "/ours/src", f"{place}/ours/{destination}", contents=True, queue=queue, preserve=queue))
+        assert names(place + "/ours") == names(place + "/model")
+        assert os.stat(place + "/ours/existing").st_mode & 0o777 == 0o711
+    if destination.startswith("new"):
+        assert os.stat(place + "/ours/new").st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_contents_of_what_has_none(pair, place, direction):
+    fill(place)
+    job = getattr(pair.client, direction)("good", place + "/file", place + "/existing", contents=True)
+    p = pair.client.wait_job(job[1], 20)
+    assert p["State"] == "failed" and p["ErrorName"].endswith("InvalidArgs"), p
+    assert "the source is no directory" in p["ErrorMessage"], p
+    assert os.listdir(place + "/existing") == ["kept"]
+    eventually(lambda: not pair.workers(), 5, "the worker's end")
+
+
 def shell(host, script, cwd):
     return subprocess.run(["sh", "-c", script, built("src/cli/vmferry")], capture_output=True, timeout=60, cwd=cwd, env=host.hostd.env)
 
