@@ -9,7 +9,9 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "files/temporaries.h"
@@ -80,6 +82,44 @@ int directory_keep(Directory *d, const Entry *e)
         return 0;
 }
 
+void directory_mark(Directory *d, const char *transfer_id)
+{
+        char mark[TEMPORARY_NAME_SIZE];
+        int fd;
+
+        temporaries_format(mark, transfer_id, 0);
+        fd = openat(d->fd, mark, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0)
+                return; /* a resume will leave it with the mode that it was made with */
+        (void)fd_close(fd);
+        d->mark_id = transfer_id;
+}
+
+bool directory_find_mark(Directory *d, const char *transfer_id)
+{
+        char mark[TEMPORARY_NAME_SIZE];
+        struct stat st;
+
+        temporaries_format(mark, transfer_id, 0);
+        /* In a directory of somebody else's, he may have laid it there. */
+        if (fstatat(d->fd, mark, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
+            st.st_uid != geteuid())
+                return false;
+        d->mark_id = transfer_id;
+        return true;
+}
+
+void directory_unmark(Directory *d)
+{
+        char mark[TEMPORARY_NAME_SIZE];
+
+        if (!d->mark_id)
+                return;
+        temporaries_format(mark, d->mark_id, 0);
+        (void)unlinkat(d->fd, mark, 0);
+        d->mark_id = NULL;
+}
+
 static void finish(Directory *d, const AttributeRules *rules, bool sync, const FailureSink *sink)
 {
         const char *note = NULL;
@@ -87,6 +127,7 @@ static void finish(Directory *d, const AttributeRules *rules, bool sync, const F
 
         if (d->stale_id)
                 temporaries_remove(d->fd, d->stale_id);
+        directory_unmark(d);
         if (!d->keeps_own)
                 r = attributes_set(rules, d->fd, &d->object, UINT32_MAX, &note);
         /* Into somebody else's directory one may put files, no more. */

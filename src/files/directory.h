@@ -25,7 +25,7 @@ typedef struct Directory {
         struct Directory *parent;
         int fd; /* negative: could not be made; all beneath it fails */
         uint64_t number;
-        bool is_created;  /* by us */
+        bool is_created;  /* by this transfer, in this attempt or one before */
         bool keeps_own;   /* attributes: the source's are not for it */
         bool has_acl;     /* a default ACL decides about modes in it */
         bool is_touched;  /* a name in it changed since its last fsync(2) */
@@ -35,8 +35,9 @@ typedef struct Directory {
         char *strings;
         const char
                 *stale_id; /* a resume: whose leftover temporaries go when all is done; borrowed, or NULL */
-        char *path;        /* tree path, "" for the root */
-        char last[256];    /* name of the entry before: order and uniqueness */
+        const char *mark_id; /* it has a mark of this transfer; borrowed, or NULL */
+        char *path;          /* tree path, "" for the root */
+        char last[256];      /* name of the entry before: order and uniqueness */
 } Directory;
 
 /* Takes fd (negative: a failed one) and a reference to parent. NULL: no memory, fd is closed. */
@@ -44,6 +45,11 @@ Directory *directory_new(Directory *parent, int fd, uint64_t number, const char 
 Directory *directory_ref(Directory *d);
 /* Keeps what of an entry is set at the end. 0, -ENOMEM. */
 int directory_keep(Directory *d, const Entry *e);
+/* An attempt that is cut leaves a directory that it made without its attributes. The mark in it, a temporary
+ * of number 0, says so to the next one; what is beneath needs none. transfer_id is borrowed. */
+void directory_mark(Directory *d, const char *transfer_id);
+bool directory_find_mark(Directory *d, const char *transfer_id);
+void directory_unmark(Directory *d);
 /* Lets go of one. The last one sets the attributes of a complete directory, and makes that durable if
  * `sync`. */
 void directory_unref(Directory *d, const AttributeRules *rules, bool sync, const FailureSink *sink);

@@ -273,7 +273,13 @@ static int place_directory(Receiver *r, Directory *parent, const char *name, con
         if (fd < 0)
                 return 0;
         d->is_created = created;
-        d->keeps_own = parent == r->base && name[0] == 0; /* others' too, like / and /etc */
+        if (r->resume && !created)
+                d->is_created = parent == r->base ? r->is_marked
+                                                  : parent->is_created || directory_find_mark(d, r->id);
+        else if (created && r->keep_partial && parent != r->base && !parent->is_created)
+                directory_mark(d, r->id);
+        /* What was there is not ours to change, and what a tree's contents go into may be / or /etc. */
+        d->keeps_own = !d->is_created && (!r->rules.preserve || (parent == r->base && name[0] == 0));
         d->stale_id = r->resume ? r->id : NULL;
         if (parent == r->base)
                 r->root_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);

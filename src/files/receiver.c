@@ -121,17 +121,27 @@ Incoming *receiver_take_offer(Receiver *r)
         return in;
 }
 
+/* A directory that was left, but whose files did not all come, is not complete, nor are those above it. */
+static void drop_unfinished(Receiver *r, Incoming *in, bool discard)
+{
+        for (Directory *d = in && !discard ? in->d : NULL; d; d = d->parent)
+                d->is_complete = false;
+        receiver_drop(r, in, discard);
+}
+
 static void drop_all(Receiver *r, bool discard)
 {
-        receiver_drop(r, TAKE(r->current), discard);
+        drop_unfinished(r, TAKE(r->current), discard);
         r->state = CURRENT_NONE;
         while (r->n_offers > 0)
-                receiver_drop(r, receiver_take_offer(r), discard);
+                drop_unfinished(r, receiver_take_offer(r), discard);
         if (r->publish && !discard)
                 publish_commit(r->publish);
         while (r->top) {
                 Directory *parent = r->top->parent;
 
+                if (discard)
+                        directory_unmark(r->top);
                 receiver_unref(r, r->top);
                 r->top = parent == r->base ? NULL : parent;
         }
@@ -189,7 +199,7 @@ static WireError refuse(char **ret_text, WireError error, const char *text)
         return error;
 }
 
-/* Of the object itself: something of an earlier attempt is here. */
+/* Of the object itself: an earlier attempt has begun it, or made the directory that it is. */
 static bool has_temporary(const Receiver *r)
 {
         char temporary[TEMPORARY_NAME_SIZE];
@@ -209,8 +219,8 @@ static WireError open_place(Receiver *r, const ReceiverConfig *config, char **re
         r->base = directory_new(NULL, TAKE_FD(place.dir_fd), UINT64_MAX, "");
         if (!r->base)
                 return refuse(ret_text, WIRE_FAILED, "Out of memory");
-        r->is_marked = place.is_ours;
         r->has_found = has_temporary(r);
+        r->is_marked = place.is_ours || (r->is_tree && r->name[0] && r->has_found);
         r->publish_config = (PublishConfig){
                 .transfer_id = r->id,
                 .no_replace = config->overwrite == OVERWRITE_FAIL,
