@@ -24,8 +24,9 @@ typedef struct ReceiverConfig {
         const char *path; /* destination; an existing directory, or a path with a trailing slash, takes the
                              object under `name`; anything else is the object's new name, whose parent must
                              exist */
-        const char *name; /* the source's last component; "": a tree's contents go into the directory itself,
-                             whose attributes stay as they are, or make it, if it is not there */
+        const char *name; /* the source's last component; NULL: it has none, and goes into no directory; "":
+                             a tree's contents go into the directory itself, whose attributes stay as they
+                             are, or make it, if it is not there */
         int fd; /* write the single file's bytes here instead (caller's pipe or file), taken over; -1: none
                  */
         const char *const *roots; /* NULL, or the directories beneath which it must lie (guest policy) */

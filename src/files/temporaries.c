@@ -97,7 +97,7 @@ void temporaries_sweep(const char *path, const char *name, bool is_tree, const c
         _cleanup_free_ char *last = NULL;
         _cleanup_close_ int parent = fs_open_parent(path, &last);
         _cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        bool is_root = name[0] == 0 || has_mark(parent, transfer_id);
+        bool is_root = str_eq(name, "") || has_mark(parent, transfer_id);
         int root;
 
         if (parent >= 0)
@@ -105,7 +105,7 @@ void temporaries_sweep(const char *path, const char *name, bool is_tree, const c
         if (dir < 0)
                 return;
         temporaries_remove(dir, transfer_id);
-        if (!is_tree)
+        if (!is_tree || (!is_root && !name))
                 return;
         /* The directory may be / or a home: what was there before is not looked through. */
         root = openat(dir, is_root ? "." : name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

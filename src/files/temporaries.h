@@ -18,5 +18,6 @@ bool temporaries_is(const char *name, char *ret_id);
 /* Removes those of a transfer from an open directory. */
 void temporaries_remove(int dir_fd, const char *transfer_id);
 /* What is left of a transfer at its destination: beside the path, in it, and where it was a tree anywhere
- * beneath its root, which is the path if the transfer had made that directory, or `name` in it. */
+ * beneath its root, which is the path if the transfer had made that directory, or `name` in it ("": the path
+ * itself; NULL: there can be none in it). */
 void temporaries_sweep(const char *path, const char *name, bool is_tree, const char *transfer_id);

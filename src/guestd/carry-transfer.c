@@ -299,12 +299,12 @@ WireError carry_push_new(const Policy *policy, json_object *untrusted_params, Ca
         config.path = t->path;
         config.transfer_id = t->id;
         config.roots = (const char *const *)policy->write_roots;
-        config.name = message_str(params, "name", "");
+        config.name = message_str(params, "name", NULL);
         config.owner = message_str(params, "owner", NULL);
         config.is_tree = message_bool(params, "tree", false);
         config.preserve = message_bool(params, "preserve", false);
         config.resume = message_bool(params, "resume", false);
-        if (*config.name &&
+        if (config.name && *config.name &&
             (strchr(config.name, '/') || !name_is_tree_path(config.name, strlen(config.name))))
                 return push_refuse(t, WIRE_INVALID_PATH, sentence("the source's name is not a file's name"),
                                    ret_text);

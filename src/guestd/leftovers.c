@@ -2,7 +2,7 @@
 
 /*
  * A note is a file named like the transfer, with "tree" or "file" and the path in it, and behind a NUL the
- * source's name.
+ * source's name, if it has one.
  */
 
 #include "guestd/leftovers.h"
@@ -46,8 +46,10 @@ void leftovers_note(const char *id, const char *path, const char *name, bool is_
         _cleanup_free_ char *text = NULL;
         int n = -1;
 
-        if (name_is_id(id))
+        if (name_is_id(id) && name)
                 n = asprintf(&text, "%s %s%c%s", is_tree ? "tree" : "file", path, 0, name);
+        else if (name_is_id(id))
+                n = asprintf(&text, "%s %s", is_tree ? "tree" : "file", path);
         if (n < 0) {
                 text = NULL;
                 return;
@@ -116,8 +118,9 @@ static void sweep(const char *id)
                         continue;
                 note[n] = 0;
                 name = memchr(note, 0, (size_t)n);
-                name = name ? name + 1 : "";
-                if (name_is_absolute_path(note + 5) && !strchr(name, '/'))
+                if (name)
+                        name++;
+                if (name_is_absolute_path(note + 5) && !(name && strchr(name, '/')))
                         temporaries_sweep(note + 5, name, str_has_prefix(note, "tree"), id);
         }
         leftovers_drop(id);

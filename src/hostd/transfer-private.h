@@ -20,7 +20,7 @@ typedef struct Transfer {
         Jobs *jobs;
         Job *job; /* NULL: the job was freed, the stream's end is still to come */
         char *host_path, *guest_path, *owner, *overwrite;
-        char *name; /* of a pull's source, beneath a destination that is a directory */
+        char *name; /* of a pull's source, beneath a destination that is a directory; NULL: it has none */
         TransferOptions options;
         int fd; /* the caller's; of a regular file it is held for the next attempt */
         bool has_fd;

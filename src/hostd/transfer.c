@@ -299,7 +299,7 @@ static void on_stream_opened(void *userdata, json_object *reply)
                 return;
         name = message_str(reply, "name", NULL);
         if (!name || strchr(name, '/') || !name_is_tree_path(name, strlen(name)))
-                name = "file";
+                name = NULL;
         g_free(t->name);
         t->name = g_strdup(t->options.contents ? "" : name);
         if (refuse_contents(t, message_bool(reply, "tree", false))) {
@@ -331,7 +331,7 @@ static void open_stream(Transfer *t, json_object *found)
         put_bool(o, "preserve", t->options.preserve);
         if (j->kind == JOB_PUSH) {
                 uint64_t files = get_size(found, "files");
-                put_str(o, "name", t->options.contents ? "" : message_str(found, "name", "file"));
+                put_str(o, "name", t->options.contents ? "" : message_str(found, "name", NULL));
                 put_bool(o, "tree", t->source.is_tree);
                 if (t->source.n_bytes != UINT64_MAX)
                         put_int(o, "bytes", t->source.n_bytes);

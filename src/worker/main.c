@@ -46,9 +46,9 @@ static bool is_link(void)
 static void sweep(json_object *order)
 {
         const char *path = message_str(order, "path", ""), *id = message_str(order, "transfer", "");
-        const char *name = message_str(order, "name", "");
+        const char *name = message_str(order, "name", NULL);
 
-        if (name_is_absolute_path(path) && name_is_id(id) && !strchr(name, '/'))
+        if (name_is_absolute_path(path) && name_is_id(id) && !(name && strchr(name, '/')))
                 temporaries_sweep(path, name, message_bool(order, "tree", false), id);
         link_send_done(&(LinkResult){});
 }

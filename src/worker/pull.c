@@ -165,7 +165,7 @@ void pull_run(json_object *order, int fd)
                 return;
         }
         n_bytes = message_int(source, "bytes", -1);
-        config.name = message_str(source, "name", "file");
+        config.name = message_str(source, "name", NULL);
         config.reported = on_reported;
         config.userdata = &p;
         config.is_tree = p.is_tree = p.reports.is_tree = message_bool(source, "tree", false);

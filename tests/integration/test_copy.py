@@ -16,6 +16,7 @@ from conftest import Host
 from guestdaemon import Guest
 
 from lab import tree
+from lab.bus import options
 from lab.need import built, eventually
 
 
@@ -320,6 +321,32 @@ def test_offset(pair, place):
     # What is appended to looks after its end by itself.
     r = shell(pair, f'"$0" --user cp good:{place}/x - >>out && echo more >>out', place)
     assert r.returncode == 0 and open(place + "/out", "rb").read() == expected + b"x" * 5000 + b"more\n", r.stderr
+
+
+def test_without_a_name(pair, place):
+    """What has no name of its own goes to none that somebody else made up: into a directory it is refused."""
+    fill(place)
+    for destination, said in (("existing", "the source has no name"), ("existing/", "the source has no name"),
+                              ("none/", "Cannot open the directory")):
+        for script in 'echo piped | "$0" --user cp - ', '"$0" --user cp - <file ':
+            r = shell(pair, f"{script} good:{place}/{destination}", place)
+            assert r.returncode == 1 and said in r.stderr.decode(), r.stderr
+        assert os.listdir(place + "/existing") == ["kept"] and not os.path.exists(place + "/none")
+    assert shell(pair, f'echo piped | "$0" --user cp - good:{place}/existing/name', place).returncode == 0
+    assert open(place + "/existing/name").read() == "piped\n"
+
+    def push_fd(destination, **opts):
+        fd = os.open(place + "/src", os.O_RDONLY)
+        try:
+            return pair.client.guest("good", "PushFd", "(hsa{sv})", 0, f"{place}/{destination}", options(**opts), fds=[fd])
+        finally:
+            os.close(fd)
+    assert pair.client.failed(push_fd("full")) == "InvalidPath"
+    assert os.listdir(place + "/full/src") == ["old"] and len(os.listdir(place + "/full")) == 2
+    pair.client.done(push_fd("full", contents=True))
+    assert os.path.exists(place + "/full/deep/er")
+    pair.client.done(push_fd("tree"))
+    assert os.path.exists(place + "/tree/deep/er")
 
 
 def test_tree_back(pair, place):

@@ -56,6 +56,17 @@ START_TEST(test_contents)
 }
 END_TEST
 
+START_TEST(test_without_name)
+{
+        make("p/d/a/" PART "3.part p/d/" PART "0.part");
+        temporaries_sweep(scratch_path("p/d"), NULL, true, "ab");
+        ck_assert(is_there("p/d/a/" PART "3.part") && !is_there("p/d/" PART "0.part"));
+        make("p/" PART "0.part");
+        temporaries_sweep(scratch_path("p/d"), NULL, true, "ab");
+        ck_assert(!is_there("p/d/a/" PART "3.part") && !is_there("p/" PART "0.part"));
+}
+END_TEST
+
 START_TEST(test_link)
 {
         make("p/elsewhere/" PART "3.part p/d/x");
@@ -78,5 +89,6 @@ SUITE_AROUND("temporaries", setup, scratch_done,
              { test_into_directory },
              { test_new_directory },
              { test_contents },
+             { test_without_name },
              { test_link },
              { test_file })
