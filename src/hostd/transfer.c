@@ -159,7 +159,8 @@ static void conclude(Transfer *t)
                 t->error = WIRE_OK;
                 set_error(t, WIRE_PROTOCOL, "The guest ended the stream before the transfer was over");
         }
-        if (t->cancelled)
+        /* What had failed already when somebody lost patience has failed. */
+        if (t->cancelled && (t->error == WIRE_OK || t->error == WIRE_INTERRUPTED))
                 finish(t, WIRE_CANCELLED, "Cancelled");
         else if (t->error == WIRE_INTERRUPTED && may_resume(t))
                 wait_for_guest(t);

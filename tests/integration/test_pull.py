@@ -3,6 +3,7 @@
 nothing is left behind, and memory stays flat."""
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -179,6 +180,34 @@ def test_honest(host, client, liar, place):
     job = pull(client, place, "tree")
     assert job["State"] == "done", job
     assert open(place + "/dst/tree/a").read() == "one" and os.readlink(place + "/dst/tree/b") == "a"
+
+
+def test_cancelled_too_late(host, client, liar, place):
+    """What the guest had reported before somebody lost patience is the reason; only what was under way is cancelled."""
+    with open(place + "/dst/source", "w") as file:
+        file.truncate(1 << 34)
+    for error in None, "NoSpace":
+        told = threading.Event()
+
+        def push(port, s):
+            port.opened(s)
+            eventually(host.workers, 5, "the worker")
+            os.kill(host.workers()[0], signal.SIGSTOP)  # so that the host's end takes its time
+            if error:
+                port.reset(s, error, "The disk is full")
+            told.set()
+        liar.opens["push"] = push
+        job = client.push("liar", place + "/dst/source", "/x", resume=False)
+        assert told.wait(20)
+        time.sleep(0.3)  # for hostd to have heard it
+        client.job(job[1], "Cancel")
+        os.kill(host.workers()[0], signal.SIGCONT)
+        p = client.wait_job(job[1], 20)
+        if error:
+            assert error_of(p) == error and "The disk is full" in p["ErrorMessage"], p
+        else:
+            assert p["State"] == "cancelled" and p["ErrorName"].endswith(".Cancelled"), p
+        eventually(lambda: not host.workers(), 5, "the worker's end")
 
 
 OPENS = {
