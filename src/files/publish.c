@@ -36,7 +36,7 @@ typedef struct Waiting {
         int fd; /* of the file, where each is synced; of the directory of a link's target */
         bool is_link;
         char *name;
-        char *target;
+        char *target; /* of a link: its tree path */
 } Waiting;
 
 struct Publish {
@@ -149,11 +149,18 @@ static int rename_temporary(const Publish *p, const Waiting *w, const char *temp
         return renameat(fd, temporary, fd, w->name) < 0 ? -errno : 0;
 }
 
+static const char *target_name(const Waiting *w)
+{
+        const char *slash = strrchr(w->target, '/');
+
+        return slash ? slash + 1 : w->target;
+}
+
 static bool is_same(const Waiting *w)
 {
         struct stat a, b;
 
-        return fstatat(w->fd, w->target, &a, AT_SYMLINK_NOFOLLOW) >= 0 &&
+        return fstatat(w->fd, target_name(w), &a, AT_SYMLINK_NOFOLLOW) >= 0 &&
                fstatat(w->d->fd, w->name, &b, AT_SYMLINK_NOFOLLOW) >= 0 && a.st_dev == b.st_dev &&
                a.st_ino == b.st_ino;
 }
@@ -162,7 +169,7 @@ static int make_link(const Publish *p, const Waiting *w, const char *temporary)
 {
         int r;
 
-        if (linkat(w->fd, w->target, w->d->fd, w->name, 0) >= 0)
+        if (linkat(w->fd, target_name(w), w->d->fd, w->name, 0) >= 0)
                 return 0;
         if (errno != EEXIST)
                 return -errno;
@@ -171,7 +178,7 @@ static int make_link(const Publish *p, const Waiting *w, const char *temporary)
         if (p->config->no_replace)
                 return -EEXIST;
         (void)unlinkat(w->d->fd, temporary, 0);
-        if (linkat(w->fd, w->target, w->d->fd, temporary, 0) < 0)
+        if (linkat(w->fd, target_name(w), w->d->fd, temporary, 0) < 0)
                 return -errno;
         r = renameat(w->d->fd, temporary, w->d->fd, w->name) < 0 ? -errno : 0;
         /* Between two names of one inode rename(2) does nothing, and says that it did. */
@@ -182,8 +189,14 @@ static int make_link(const Publish *p, const Waiting *w, const char *temporary)
 static void name_one(Publish *p, Waiting *w)
 {
         char temporary[TEMPORARY_NAME_SIZE];
+        const char *refused =
+                w->is_link ? p->config->link_refused(p->config->sink->userdata, w->target) : NULL;
         int r;
 
+        if (refused) {
+                report(p, w, ENOLINK, refused);
+                return;
+        }
         temporaries_format(temporary, p->config->transfer_id, w->number);
         r = w->is_link ? make_link(p, w, temporary) : rename_temporary(p, w, temporary);
         if (r >= 0) {
@@ -305,9 +318,9 @@ int publish_add(Publish *p, Directory *d, const char *name, uint64_t number, int
 }
 
 int publish_add_link(Publish *p, Directory *d, const char *name, uint64_t number, int target_fd,
-                     const char *target_name)
+                     const char *target)
 {
-        return add(p, d, name, number, target_fd, true, strdup(target_name));
+        return add(p, d, name, number, target_fd, true, strdup(target));
 }
 
 int publish_finish(Publish *p)

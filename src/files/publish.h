@@ -20,6 +20,9 @@ typedef struct PublishConfig {
         const FailureSink *sink;
         /* A file or link got its name. */
         void (*published)(void *userdata, uint64_t number);
+        /* Why no link may be made to an entry, by its tree path, when it is due: a static sentence without a
+         * full stop; NULL: it may. */
+        const char *(*link_refused)(void *userdata, const char *target);
 } PublishConfig;
 
 int publish_new(const PublishConfig *config, Publish **ret); /* config is borrowed. 0, -ENOMEM */
@@ -28,10 +31,10 @@ Publish *publish_free(Publish *p, bool discard); /* discard: also removes the te
 /* A whole temporary (of its name and number in d), n_dirty bytes of which may not be on disk. Takes fd;
  * takes a reference to d. 0, -ENOMEM. May publish what waits. */
 int publish_add(Publish *p, Directory *d, const char *name, uint64_t number, int fd, uint64_t n_dirty);
-/* A hard link `name` in d to the open directory's target_name: made when all before it have their names.
- * Takes target_fd. */
+/* A hard link `name` in d to what has the tree path `target` and lies in the open directory target_fd: made
+ * when all before it have their names. Takes target_fd. */
 int publish_add_link(Publish *p, Directory *d, const char *name, uint64_t number, int target_fd,
-                     const char *target_name);
+                     const char *target);
 void publish_commit(Publish *p);
 /* Makes the last names durable. 0 or -errno. */
 int publish_finish(Publish *p);

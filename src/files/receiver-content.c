@@ -143,8 +143,10 @@ int receiver_on_failed(Receiver *r, const Record *record)
                 selected = select_current(r, record->entry);
                 if (selected < 0)
                         return selected;
-                if (selected > 0)
+                if (selected > 0) {
+                        missing_add(&r->missing, r->current->e->path);
                         receiver_drop(r, TAKE(r->current), true);
+                }
                 r->state = CURRENT_NONE;
                 if (selected == 0)
                         return 0; /* it had failed here before */
@@ -153,6 +155,8 @@ int receiver_on_failed(Receiver *r, const Record *record)
                 receiver_report(r, WIRE_OK, record->text, record->path);
                 return 0;
         }
+        if (r->is_tree)
+                missing_add(&r->missing, record->path);
         r->progress.n_failed++;
         receiver_remember(r, error, record->text, record->path);
         receiver_report(r, error, record->text, record->path);

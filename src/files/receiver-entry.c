@@ -3,7 +3,7 @@
 /*
  * Entries into their places. The order of entries is enforced: each lies in the directory entered last,
  * behind the one before by name. So no name comes twice, nothing comes beneath a link, and nothing has to be
- * remembered.
+ * remembered but what failed, for a hard link's sake.
  */
 
 #include "files/receiver-state.h"
@@ -183,7 +183,7 @@ static void place_symlink(Receiver *r, Directory *d, const char *name, const Ent
 
 static void place_hardlink(Receiver *r, Directory *d, const char *name, const Entry *e, uint64_t number)
 {
-        const char *slash = strrchr(e->target, '/'), *target_name = slash ? slash + 1 : e->target;
+        const char *slash = strrchr(e->target, '/');
         _cleanup_free_ char *parent = slash ? strndup(e->target, (size_t)(slash - e->target)) : strdup(".");
         Verdict verdict;
         int fd, error;
@@ -200,7 +200,7 @@ static void place_hardlink(Receiver *r, Directory *d, const char *name, const En
                 receiver_failed(r, number, e->path, -fd, "Cannot find the file it shares its content with");
                 return;
         }
-        error = -publish_add_link(r->publish, d, name, number, fd, target_name);
+        error = -publish_add_link(r->publish, d, name, number, fd, e->target);
         if (error)
                 receiver_failed(r, number, e->path, error, "Cannot link it");
 }

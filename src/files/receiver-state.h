@@ -7,6 +7,7 @@
  */
 
 #include "files/incoming.h"
+#include "files/missing.h"
 #include "files/publish.h"
 #include "files/receiver.h"
 #include "files/temporaries.h"
@@ -28,6 +29,7 @@ struct Receiver {
         Publish *publish;
         Directory *base, *top; /* where the destination is; the directory entered last */
         int root_fd;           /* of the tree; targets of hard links are beneath it */
+        Missing missing;       /* from it */
         unsigned depth;
         bool is_marked; /* the temporary of entry 0 says that the root is ours */
         bool has_found; /* a resume found something of an earlier attempt */

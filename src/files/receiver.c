@@ -67,6 +67,8 @@ void receiver_remember(Receiver *r, WireError error, const char *text, const cha
 
 void receiver_fail(Receiver *r, uint64_t number, const char *path, WireError error, const char *text)
 {
+        if (r->is_tree)
+                missing_add(&r->missing, path);
         r->progress.n_failed++;
         receiver_remember(r, error, text, path);
         receiver_report(r, error, text, path);
@@ -87,7 +89,7 @@ void receiver_failed(void *userdata, uint64_t number, const char *path, int erro
                 r->noted = what;
                 return;
         }
-        if (error == EEXIST || error == EILSEQ || error == EISDIR)
+        if (error == EEXIST || error == EILSEQ || error == EISDIR || error == ENOLINK)
                 (void)snprintf(text, sizeof text, "%s", what);
         else
                 (void)snprintf(text, sizeof text, "%s: %s", what, strerror(error));
@@ -99,6 +101,18 @@ static void on_published(void *userdata, uint64_t number)
         Receiver *r = userdata;
 
         r->progress.n_files++;
+}
+
+/* What has a missing entry's name is somebody else's file. */
+static const char *on_link(void *userdata, const char *target)
+{
+        const Receiver *r = userdata;
+
+        if (missing_has(&r->missing, target))
+                return "The file it shares its content with was not copied";
+        return r->missing.is_full ? "Too many entries failed to tell whether the file it shares its content "
+                                    "with was copied"
+                                  : NULL;
 }
 
 void receiver_drop(Receiver *r, Incoming *in, bool discard)
@@ -185,6 +199,7 @@ Receiver *receiver_free(Receiver *r)
         (void)digest_free(r->verify);
         (void)record_parser_free(r->parser);
         record_buffer_done(&r->out);
+        missing_done(&r->missing);
         free(r->name);
         free(r->text);
         free(r->path);
@@ -229,6 +244,7 @@ static WireError open_place(Receiver *r, const ReceiverConfig *config, char **re
                 .rules = &r->rules,
                 .sink = &r->sink,
                 .published = on_published,
+                .link_refused = on_link,
         };
         if (publish_new(&r->publish_config, &r->publish) < 0)
                 return refuse(ret_text, WIRE_FAILED, "Out of memory");

@@ -468,6 +468,47 @@ START_TEST(test_a_sender_that_does_not_read)
 END_TEST
 
 /* A file of exabytes made of one hole: refused, or taken in slices that let others in between. */
+/* One failure, and more of them than anybody keeps in mind: no link is made to what may be another file. */
+START_TEST(test_link_to_what_failed)
+{
+        struct stat st;
+
+        for (int n_failures = 1; n_failures < 20000; n_failures += 19998) {
+                ck_assert_int_eq(shell("mkdir -p '%s'; echo old >'%s'; echo >'%s'", scratch_path("dst/name"),
+                                       scratch_path("dst/name/a"), scratch_path("dst/name/d")),
+                                 0);
+                begin(true, false);
+                put(ENTRY_DIRECTORY, "", NULL, 0, false);
+                put(ENTRY_FILE, "a", NULL, 4, false);
+                put_data(1, 0, "anew");
+                (void)record_put_file_end(&b, 1, 4, n_failures == 1 ? 0 : digest_of("anew", 4, 0));
+                put(ENTRY_HARDLINK, "b", "a", 0, false);
+                put(ENTRY_DIRECTORY, "d", NULL, 0, false); /* is a file: all beneath fails */
+                for (int i = 1; i < n_failures; i++) {
+                        char name[24];
+
+                        (void)snprintf(name, sizeof name, "d/f%07d", i);
+                        put(ENTRY_FILE, name, NULL, 5, true);
+                        if (i % 500 == 0) {
+                                ck_assert_int_gt(feed(), 0);
+                                drain();
+                        }
+                }
+                (void)record_put_leave(&b);
+                put(ENTRY_HARDLINK, "z", "a", 0, false);
+                (void)record_put_leave(&b);
+                (void)record_put_end(&b);
+                ck_assert_int_ge(feed(), 0);
+                drain();
+                ck_assert(receiver_progress(receiver)->done);
+                ck_assert_int_ne(access(scratch_path("dst/name/z"), F_OK), 0);
+                ck_assert_int_eq(stat(scratch_path("dst/name/a"), &st), 0);
+                ck_assert_uint_eq(st.st_nlink, 1);
+                receiver = receiver_free(receiver);
+        }
+}
+END_TEST
+
 START_TEST(test_huge_hole)
 {
         uint8_t buf[64];
@@ -583,6 +624,7 @@ SUITE_AROUND("hostile", setup, teardown,
              { test_offers_out_of_order },
              { test_a_million_entries },
              { test_a_sender_that_does_not_read },
+             { test_link_to_what_failed },
              { test_huge_hole },
              { test_no_space },
              { test_sender_against_lies },

@@ -180,5 +180,49 @@ START_TEST(test_cancelled)
 }
 END_TEST
 
-SUITE_AROUND("merge", setup, scratch_done, { test_directories_that_are_there }, { test_contents },
-             { test_interrupted }, { test_cancelled })
+/* Two names of one file are not two names of another one that happened to be there. */
+START_TEST(test_links)
+{
+        static const struct {
+                ReceiverOverwrite overwrite;
+                bool is_linked;
+                unsigned n_failed;
+        } cases[] = { { OVERWRITE_FAIL, false, 3 },
+                      { OVERWRITE_REPLACE, true, 0 },
+                      { OVERWRITE_UPDATE, true, 0 } };
+
+        ck_assert_int_eq(
+                shell("cd '%s/src' && rm -rf * && mkdir sub && echo new >a && touch -d 2001-01-01 a &&"
+                      " ln a b && ln a sub/c",
+                      scratch_path(".")),
+                0);
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                SenderConfig sc = PAIR_SENDER;
+                ReceiverConfig rc = PAIR_RECEIVER;
+                Pair p = { .n_max = 1000, .cut_after = UINT64_MAX };
+
+                ck_assert_int_eq(
+                        shell("cd '%s' && rm -rf dst && mkdir -p dst && echo old >dst/a", scratch_path(".")),
+                        0);
+                sc.path = scratch_path("src");
+                sc.negotiate = cases[i].overwrite == OVERWRITE_UPDATE;
+                rc.path = scratch_path("dst");
+                rc.name = "";
+                rc.overwrite = cases[i].overwrite;
+                pair_run(&p, &sc, &rc);
+                ck_assert(p.sent.done);
+                ck_assert_uint_eq(p.sent.n_failed, cases[i].n_failed);
+                pair_done(&p);
+                ck_assert_uint_eq(look("dst/a").st_nlink, cases[i].is_linked ? 3 : 1);
+                ck_assert_int_eq(access(scratch_path("dst/b"), F_OK), cases[i].is_linked ? 0 : -1);
+                ck_assert_int_eq(access(scratch_path("dst/sub/c"), F_OK), cases[i].is_linked ? 0 : -1);
+        }
+}
+END_TEST
+
+SUITE_AROUND("merge", setup, scratch_done,
+             { test_directories_that_are_there },
+             { test_contents },
+             { test_interrupted },
+             { test_cancelled },
+             { test_links })
