@@ -32,7 +32,6 @@ struct Receiver {
         Missing missing;       /* from it */
         unsigned depth;
         bool is_marked; /* the temporary of entry 0 says that the root is ours */
-        bool has_found; /* a resume found something of an earlier attempt */
 
         RecordParser *parser;
         RecordBuffer out;

@@ -214,13 +214,14 @@ static WireError refuse(char **ret_text, WireError error, const char *text)
         return error;
 }
 
-/* Of the object itself: an earlier attempt has begun it, or made the directory that it is. */
-static bool has_temporary(const Receiver *r)
+/* An earlier attempt has made the directory that the tree is. */
+static bool has_mark(const Receiver *r)
 {
         char temporary[TEMPORARY_NAME_SIZE];
 
         temporaries_format(temporary, r->id, 0);
-        return r->resume && faccessat(r->base->fd, temporary, F_OK, AT_SYMLINK_NOFOLLOW) >= 0;
+        return r->resume && r->is_tree && r->name[0] &&
+               faccessat(r->base->fd, temporary, F_OK, AT_SYMLINK_NOFOLLOW) >= 0;
 }
 
 static WireError open_place(Receiver *r, const ReceiverConfig *config, char **ret_text)
@@ -234,8 +235,7 @@ static WireError open_place(Receiver *r, const ReceiverConfig *config, char **re
         r->base = directory_new(NULL, TAKE_FD(place.dir_fd), UINT64_MAX, "");
         if (!r->base)
                 return refuse(ret_text, WIRE_FAILED, "Out of memory");
-        r->has_found = has_temporary(r);
-        r->is_marked = place.is_ours || (r->is_tree && r->name[0] && r->has_found);
+        r->is_marked = place.is_ours || has_mark(r);
         r->publish_config = (PublishConfig){
                 .transfer_id = r->id,
                 .no_replace = config->overwrite == OVERWRITE_FAIL,
@@ -378,6 +378,17 @@ static void refuse_for_space(Receiver *r, uint64_t need, uint64_t free_bytes)
         put_done(r);
 }
 
+/* Whether what is needed can be told at all: not where some of it may be there already, of an earlier
+ * attempt or of an older copy. Then each file is on its own. */
+static bool is_space_known(const Receiver *r)
+{
+        struct stat st;
+
+        if (r->sink_fd >= 0 || r->n_entries > 0 || r->resume || r->overwrite == OVERWRITE_UPDATE)
+                return false;
+        return !r->is_tree || (r->name[0] && fstatat(r->base->fd, r->name, &st, AT_SYMLINK_NOFOLLOW) < 0);
+}
+
 static void on_totals(Receiver *r, const Record *record)
 {
         struct statvfs fs;
@@ -385,7 +396,7 @@ static void on_totals(Receiver *r, const Record *record)
 
         r->progress.total_bytes = record->n_bytes;
         r->progress.total_files = record->n_files;
-        if (record->size == SIZE_UNKNOWN || r->sink_fd >= 0 || r->n_entries > 0 || r->has_found)
+        if (record->size == SIZE_UNKNOWN || !is_space_known(r))
                 return;
         if (fstatvfs(r->base->fd, &fs) < 0 || fs.f_blocks == 0)
                 return;

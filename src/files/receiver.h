@@ -36,7 +36,8 @@ typedef struct ReceiverConfig {
                              cp(1) does; otherwise it is refused */
         bool is_tree;     /* what the source is, as announced */
         uint64_t n_bytes; /* announced, for the progress; SIZE_UNKNOWN. Space is judged when TOTALS comes,
-                             which knows about holes: DONE then says NoSpace before any content */
+                             which knows about holes, if nothing of it can be there already: DONE then says
+                             NoSpace before any content */
         bool preserve;
         bool resume; /* look for temporaries of the same transfer and for files already complete (same size
                         and mtime), and answer offers with WANT_REST or WANT_NONE */

@@ -53,5 +53,8 @@ extern const JobOps transfer_ops;
 /* Leftovers of a pull that nobody will go on with are removed by a worker with the caller's rights. */
 void transfer_sweep(const Transfer *t);
 
+/* What an attempt that failed as a whole, or in n_failed entries, has to say, malloc'ed by GLib; path and
+ * text are of the first one, path "" of the object itself. */
+char *transfer_failure_text(int64_t n_failed, bool is_tree, const char *path, const char *text);
 /* The offset of the caller's file goes behind what was carried, as if he had read or written it himself. */
 void transfer_move_offset(const Transfer *t);

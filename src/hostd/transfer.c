@@ -371,11 +371,9 @@ static void on_worker_done(Transfer *t, json_object *o)
                 error = wire_error_from_string(name);
         else if (n_failed > 0)
                 error = WIRE_FAILED;
-        if (n_failed > 1 || (n_failed > 0 && t->source.is_tree))
-                sentence = g_strdup_printf("%" PRId64 " of its entries failed, the first being %s: %s",
-                                           n_failed, path, *text ? text : wire_error_to_string(error));
-        else
-                sentence = g_strdup(*text ? text : wire_error_to_string(error));
+        if (!*text)
+                text = wire_error_to_string(error);
+        sentence = transfer_failure_text(n_failed, t->source.is_tree, path, text);
         set_error(t, error, sentence);
         if (*digest) {
                 g_free(t->digest);

@@ -182,6 +182,24 @@ def test_honest(host, client, liar, place):
     assert open(place + "/dst/tree/a").read() == "one" and os.readlink(place + "/dst/tree/b") == "a"
 
 
+FAILURES = {  # of a pull: what the destination's own receiver, or the guest, has to say of the first entry
+    "whole": (r.totals(1 << 60, 1), "NoSpace", ": The destination has "),
+    "root": (tree(r.failed(r.UNKNOWN, "NotFound", "It vanished", ""), r.failed(r.UNKNOWN, "NotFound", "It vanished", "b"), r.leave()),
+             "NotFound", ": 2 of its entries failed, the first being the directory itself: It vanished"),
+    "entry": (tree(r.failed(r.UNKNOWN, "NotFound", "It vanished", "b"), r.leave()),
+              "NotFound", ": 1 of its entries failed, the first being b: It vanished"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failure_text(host, client, liar, place, name):
+    """The sentence of a tree that failed names the entry, if it was one."""
+    content, error, said = FAILURES[name]
+    serve(liar, {"tree": True, "name": "src"}, content + r.end())
+    p = client.wait_job(client.pull("liar", "/lies", place + "/dst/out")[1], 20)
+    assert error_of(p) == error and said in p["ErrorMessage"], p
+
+
 def test_cancelled_too_late(host, client, liar, place):
     """What the guest had reported before somebody lost patience is the reason; only what was under way is cancelled."""
     with open(place + "/dst/source", "w") as file:

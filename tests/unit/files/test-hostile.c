@@ -540,6 +540,47 @@ START_TEST(test_no_space)
 }
 END_TEST
 
+/* Where some of it may be there already, nobody knows what is needed. */
+START_TEST(test_no_space_known)
+{
+        static const struct {
+                bool is_tree, resume, is_there, is_update, is_refused;
+                const char *name;
+        } cases[] = {
+                { .is_tree = true, .name = "name", .is_refused = true },
+                { .is_tree = true, .name = "name", .is_there = true },
+                { .is_tree = true, .name = "name", .is_update = true },
+                { .is_tree = true, .name = "name", .resume = true },
+                { .is_tree = true, .name = "" },
+                { .name = "name", .is_there = true, .is_refused = true }, /* the old one stays to the end */
+                { .name = "name", .is_update = true },
+                { .name = "name", .resume = true },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                ReceiverConfig rc = PAIR_RECEIVER;
+                char *text = NULL;
+
+                ck_assert_int_eq(
+                        shell("rm -rf '%s' && mkdir '%s'", scratch_path("dst"), scratch_path("dst")), 0);
+                if (cases[i].is_there)
+                        ck_assert_int_eq(shell("%s '%s'", cases[i].is_tree ? "mkdir" : "touch",
+                                               scratch_path("dst/name")),
+                                         0);
+                rc.path = scratch_path("dst");
+                rc.name = cases[i].name;
+                rc.is_tree = cases[i].is_tree;
+                rc.resume = cases[i].resume;
+                rc.overwrite = cases[i].is_update ? OVERWRITE_UPDATE : OVERWRITE_REPLACE;
+                ck_assert_msg(receiver_new(&rc, &receiver, &text) == WIRE_OK, "%s", text);
+                (void)record_put_totals(&b, 1ull << 60, 1, 1ull << 60);
+                ck_assert_int_ge(feed(), 0);
+                ck_assert_msg(receiver_progress(receiver)->done == cases[i].is_refused, "case %zu", i);
+                receiver = receiver_free(receiver);
+        }
+}
+END_TEST
+
 START_TEST(test_sender_against_lies)
 {
         static const struct {
@@ -627,5 +668,6 @@ SUITE_AROUND("hostile", setup, teardown,
              { test_link_to_what_failed },
              { test_huge_hole },
              { test_no_space },
+             { test_no_space_known },
              { test_sender_against_lies },
              { test_sender_against_wrong_blocks })
