@@ -190,11 +190,15 @@ static void walk_step(Sender *s)
                 (void)record_put_leave(&s->out);
                 break;
         case WALK_FAILED:
-                sender_put_failed(s, UINT64_MAX, false,
-                                  item.error == ELOOP || item.error == ENAMETOOLONG
-                                          ? WIRE_TOO_LARGE
-                                          : wire_error_from_errno(item.error),
-                                  "Cannot enter it", item.error, item.path);
+                if (item.error == ELOOP) /* there is no link in it: its sentence would be a riddle */
+                        sender_put_failed(s, UINT64_MAX, false, WIRE_TOO_LARGE,
+                                          "It is nested too deeply in other directories to be sent", 0,
+                                          item.path);
+                else
+                        sender_put_failed(s, UINT64_MAX, false,
+                                          item.error == ENAMETOOLONG ? WIRE_TOO_LARGE
+                                                                     : wire_error_from_errno(item.error),
+                                          "Cannot enter it", item.error, item.path);
                 break;
         case WALK_OBJECT:
                 if (receiver_is_temporary(item.name, NULL))

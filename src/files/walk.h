@@ -25,7 +25,7 @@ typedef struct WalkItem {
         const char *name;
         int dir_fd;
         unsigned char type;
-        int error; /* errno */
+        int error; /* errno; ELOOP: it lies deeper than TREE_DEPTH_MAX directories */
 } WalkItem;
 
 int walk_new(int root_fd, Walk **ret); /* takes root_fd. 0, -ENOMEM */

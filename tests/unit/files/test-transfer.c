@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -510,6 +511,37 @@ START_TEST(test_entries_that_fail)
 }
 END_TEST
 
+/* The limit is said in words of its own, and what is above it comes. */
+START_TEST(test_too_deep)
+{
+        struct rlimit limit;
+        Pair p;
+
+        ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)4096); /* one or two a level */
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        /* s is the first, and has 511 in it */
+        ck_assert_int_eq(
+                shell("cd '%s'; d=s; for i in $(seq 511); do d=$d/d; done; mkdir -p $d; echo 1 >$d/f",
+                      scratch_path(".")),
+                0);
+        p = run(scratch_path("s"), scratch_path("t"), SIZE_MAX, 1);
+        must_be_done(&p);
+        pair_done(&p);
+        ck_assert_int_eq(trees_differ(scratch_path("s"), scratch_path("t")), 0);
+
+        ck_assert_int_eq(
+                shell("cd '%s'; d=s; for i in $(seq 512); do d=$d/d; done; mkdir $d", scratch_path(".")), 0);
+        p = run(scratch_path("s"), scratch_path("u"), SIZE_MAX, 1);
+        ck_assert(p.sent.done);
+        ck_assert_int_eq(p.sent.error, WIRE_TOO_LARGE);
+        ck_assert_uint_eq(p.sent.n_failed, 1);
+        ck_assert_uint_eq(p.sent.n_files, 1);
+        ck_assert_str_eq(p.sent_text, "It is nested too deeply in other directories to be sent");
+        pair_done(&p);
+}
+END_TEST
+
 START_TEST(test_cancel_removes)
 {
         SenderConfig sc = PAIR_SENDER;
@@ -547,4 +579,5 @@ SUITE_AROUND("transfer", setup, scratch_done,
              { test_overwrite },
              { test_destination_kinds },
              { test_entries_that_fail },
+             { test_too_deep },
              { test_cancel_removes })
