@@ -145,6 +145,22 @@ static int agent_read(Target *t, const char *path, char **ret)
         return target_fail(t, -EIO, "%s cannot be read in the guest", path);
 }
 
+static int agent_read_link(Target *t, const char *path, char **ret)
+{
+        _cleanup_free_ char *out = NULL;
+        int status, r = run_on((GuestAgent *)t, "! test -L %s || readlink %s", path, &status, &out);
+
+        if (r < 0)
+                return r;
+        if (status != 0)
+                return target_fail(t, -EIO, "%s cannot be read in the guest", path);
+        out[strcspn(out, "\n")] = '\0';
+        if (out[0] == '\0')
+                return 0;
+        *ret = TAKE(out);
+        return 1;
+}
+
 static int agent_make_directory(Target *t, const char *path)
 {
         int status, r = run_on((GuestAgent *)t, "mkdir -m 0755 %s", path, &status, NULL);
@@ -232,6 +248,7 @@ void guest_agent_init(GuestAgent *a, Domain *d, uint64_t deadline_usec)
         static const TargetOps ops = { .is_there = agent_is_there,
                                        .is_same = agent_is_same,
                                        .read = agent_read,
+                                       .read_link = agent_read_link,
                                        .make_directory = agent_make_directory,
                                        .put = agent_put,
                                        .link = agent_link };

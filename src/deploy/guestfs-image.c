@@ -83,6 +83,17 @@ static int image_read(Target *t, const char *path, char **ret)
         return *ret ? 0 : image_fail(i, path);
 }
 
+static int image_read_link(Target *t, const char *path, char **ret)
+{
+        GuestfsImage *i = (GuestfsImage *)t;
+        int r = i->fs->is_symlink(i->g, path);
+
+        if (r <= 0)
+                return r < 0 ? image_fail(i, path) : 0;
+        *ret = i->fs->readlink(i->g, path);
+        return *ret ? 1 : image_fail(i, path);
+}
+
 static int image_make_directory(Target *t, const char *path)
 {
         GuestfsImage *i = (GuestfsImage *)t;
@@ -197,8 +208,8 @@ static int image_make_writable(Target *t)
 
 static Target *image_make(void)
 {
-        static const TargetOps ops = { image_is_there, image_is_same, image_read, image_make_directory,
-                                       image_put,      image_link,    image_label };
+        static const TargetOps ops = { image_is_there,       image_is_same, image_read, image_read_link,
+                                       image_make_directory, image_put,     image_link, image_label };
         GuestfsImage *i = calloc(1, sizeof(*i));
 
         if (!i)

@@ -34,6 +34,7 @@
         X(mount)                                                                                            \
         X(mount_ro)                                                                                         \
         X(read_file)                                                                                        \
+        X(readlink)                                                                                         \
         X(rename)                                                                                           \
         X(rm_f)                                                                                             \
         X(set_error_handler)                                                                                \

@@ -63,6 +63,61 @@ const char *init_system_to_string(InitSystem i)
         return names[i];
 }
 
+/* busybox's has no runlevels and mostly no ids. sysvinit's has an id in each line, also in the one of
+ * sysinit, and tells the runlevel that is gone to. */
+static bool is_of_busybox(const char *inittab)
+{
+        bool has_sysinit = false, has_default = false;
+
+        for (const char *line = inittab; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+                size_t n = strcspn(line, "\n"), n_id = strcspn(line, ":\n");
+
+                if (line[0] == '#' || line[n_id] != ':')
+                        continue;
+                const char *action = line + n_id + 1;
+                action += strcspn(action, ":\n");
+                if (action >= line + n)
+                        continue;
+                action++;
+                if (str_has_prefix(action, "sysinit:")) {
+                        if (n_id == 0)
+                                return true;
+                        has_sysinit = true;
+                }
+                has_default = has_default || str_has_prefix(action, "initdefault:");
+        }
+        return has_sysinit && !has_default;
+}
+
+/* What /sbin/init leads to is what runs; other inits may be installed beside it. sysvinit is no link. */
+static int find_by_link(Target *t, bool is_sysv, InitSystem *ret)
+{
+        static const struct {
+                const char *name;
+                InitSystem init;
+        } programs[] = {
+                { "systemd", INIT_SYSTEMD },
+                { "openrc-init", INIT_OPENRC },
+                { "busybox", INIT_BUSYBOX },
+        };
+        _cleanup_free_ char *to = NULL;
+        int r = t->ops->read_link(t, "/sbin/init", &to);
+
+        *ret = INIT_NONE;
+        if (r < 0)
+                return r;
+        if (r == 0) {
+                r = is_sysv ? t->ops->is_there(t, "/sbin/init") : 0;
+                *ret = r > 0 ? INIT_SYSV : INIT_NONE;
+                return MIN(r, 0);
+        }
+        const char *slash = strrchr(to, '/');
+        for (size_t i = 0; i < ELEMENTSOF(programs); i++)
+                if (str_eq(slash ? slash + 1 : to, programs[i].name))
+                        *ret = programs[i].init;
+        return 0;
+}
+
 static int find_init(Target *t, InitSystem *ret)
 {
         static const struct {
@@ -75,21 +130,32 @@ static int find_init(Target *t, InitSystem *ret)
                 { "/usr/sbin/openrc-run", INIT_OPENRC },
         };
         _cleanup_free_ char *inittab = NULL;
-        int r;
+        InitSystem linked;
+        int r = t->ops->is_there(t, INITTAB);
 
+        if (r > 0)
+                r = t->ops->read(t, INITTAB, &inittab);
+        if (r < 0)
+                return r;
+        bool is_busybox = inittab && is_of_busybox(inittab);
+        r = find_by_link(t, inittab && !is_busybox, &linked);
+        if (r < 0)
+                return r;
+        if (linked == INIT_SYSTEMD || linked == INIT_OPENRC) {
+                *ret = linked;
+                return 0;
+        }
+        /* OpenRC is started by busybox or sysvinit as well. */
         for (size_t i = 0; i < ELEMENTSOF(signs); i++) {
+                if (linked != INIT_NONE && signs[i].init == INIT_SYSTEMD)
+                        continue;
                 r = t->ops->is_there(t, signs[i].path);
                 if (r != 0) {
                         *ret = signs[i].init;
                         return MIN(r, 0);
                 }
         }
-        r = t->ops->is_there(t, INITTAB);
-        if (r > 0)
-                r = t->ops->read(t, INITTAB, &inittab);
-        if (r < 0)
-                return r;
-        if (inittab && strstr(inittab, "::sysinit:")) {
+        if (is_busybox || (inittab && linked == INIT_BUSYBOX)) {
                 *ret = INIT_BUSYBOX;
                 return 0;
         }

@@ -18,9 +18,10 @@ typedef struct Target Target;
 typedef struct TargetOps {
         int (*is_there)(Target *t, const char *path); /* 1, 0, -errno; a link counts, wherever it leads */
         int (*is_same)(Target *t, const char *path, const void *data,
-                       size_t n);                             /* 1, 0 (absent too), -errno */
-        int (*read)(Target *t, const char *path, char **ret); /* text of at most 64 KiB */
-        int (*make_directory)(Target *t, const char *path);   /* one, root's, 0755 */
+                       size_t n);                                  /* 1, 0 (absent too), -errno */
+        int (*read)(Target *t, const char *path, char **ret);      /* text of at most 64 KiB */
+        int (*read_link)(Target *t, const char *path, char **ret); /* 1, 0 (no link, or absent), -errno */
+        int (*make_directory)(Target *t, const char *path);        /* one, root's, 0755 */
         int (*put)(Target *t, const char *path, const void *data, size_t n,
                    mode_t mode);                                  /* whole or not at all, root's */
         int (*link)(Target *t, const char *path, const char *to); /* a symlink, replaced */

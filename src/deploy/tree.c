@@ -119,6 +119,20 @@ static int open_parent(Tree *t, const char *path, const char **ret_name)
         return open_in(t, directory, O_RDONLY | O_DIRECTORY);
 }
 
+static int tree_read_link(Target *t, const char *path, char **ret)
+{
+        char to[PATH_MAX];
+        _cleanup_close_ int fd = open_in((Tree *)t, path, O_PATH | O_NOFOLLOW);
+
+        if (fd < 0)
+                return fd == -ENOENT || fd == -ENOTDIR ? 0 : tree_fail(t, fd, path);
+        ssize_t n = readlinkat(fd, "", to, sizeof(to));
+        if (n < 0) /* of what is no link there is none of an empty name */
+                return errno == ENOENT || errno == EINVAL ? 0 : tree_fail(t, -errno, path);
+        *ret = strndup(to, (size_t)n);
+        return *ret ? 1 : tree_fail(t, -ENOMEM, path);
+}
+
 static int tree_make_directory(Target *t, const char *path)
 {
         const char *name;
@@ -226,8 +240,8 @@ static int tree_label(Target *t, const char *path, const char *like)
 
 int tree_open(Tree *t, const char *path)
 {
-        static const TargetOps ops = { tree_is_there, tree_is_same, tree_read, tree_make_directory,
-                                       tree_put,      tree_link,    tree_label };
+        static const TargetOps ops = { tree_is_there,       tree_is_same, tree_read, tree_read_link,
+                                       tree_make_directory, tree_put,     tree_link, tree_label };
         _cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         struct stat st;
 

@@ -56,6 +56,22 @@ static const struct {
           "[ -x etc/init.d/vmferry-guestd ] && [ -L etc/runlevels/default/vmferry-guestd ]" },
         { "mkdir -p etc/init.d etc/rc3.d", INIT_SYSV, 4,
           "sh -n etc/init.d/vmferry-guestd && [ -x etc/rc3.d/S20vmferry-guestd ] && ! [ -e etc/rc2.d ]" },
+        /* Debian's, with systemd's package beside it. */
+        { "mkdir -p etc/init.d etc/rc2.d sbin lib/systemd && touch sbin/init lib/systemd/systemd && "
+          "printf '# ::sysinit:x\nid:2:initdefault:\nsi::sysinit:/etc/init.d/rcS\n' > etc/inittab",
+          INIT_SYSV, 4, "[ -L etc/rc2.d/S20vmferry-guestd ] && ! grep -q vmferry etc/inittab" },
+        /* Its sysvinit was left behind, and its inittab. */
+        { "mkdir -p etc/init.d sbin lib/systemd && ln -s /lib/systemd/systemd sbin/init && "
+          "touch lib/systemd/systemd && printf 'id:2:initdefault:\nsi::sysinit:/x\n' > etc/inittab",
+          INIT_SYSTEMD, 4, "[ -e etc/systemd/system/vmferry-guestd.service ]" },
+        { "mkdir -p etc/init.d && printf 'null::sysinit:x\n' > etc/inittab", INIT_BUSYBOX, 3,
+          "tail -n 1 etc/inittab | grep -qx ::respawn:/usr/sbin/vmferry-guestd" },
+        { "mkdir -p etc/init.d sbin usr/lib/systemd && ln -s ../bin/busybox sbin/init && "
+          "touch usr/lib/systemd/systemd && echo tty1::askfirst:/bin/sh > etc/inittab",
+          INIT_BUSYBOX, 3, "grep -qx ::respawn:/usr/sbin/vmferry-guestd etc/inittab" },
+        { "mkdir -p sbin etc && ln -s /bin/busybox sbin/init && touch sbin/openrc-run && "
+          "echo ::sysinit:/sbin/openrc > etc/inittab",
+          INIT_OPENRC, 4, "! grep -q vmferry etc/inittab" },
         { "mkdir -p etc && printf '::sysinit:x' > etc/inittab", INIT_BUSYBOX, 3,
           "[ \"$(cat etc/inittab)\" = \"$(printf '::sysinit:x\\n::respawn:/usr/sbin/vmferry-guestd')\" ]" },
 };

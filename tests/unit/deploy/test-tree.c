@@ -83,13 +83,17 @@ END_TEST
 START_TEST(test_files)
 {
         const TargetOps *ops = tree.target.ops;
-        _cleanup_free_ char *text = NULL;
+        _cleanup_free_ char *text = NULL, *to = NULL;
         struct stat st;
         char path[128];
 
         ck_assert_int_eq(ops->read(&tree.target, "/etc/text", &text), 0);
         ck_assert_str_eq(text, "text\n");
         ck_assert_int_eq(ops->read(&tree.target, "/etc/fifo", &text), -EINVAL);
+        ck_assert_int_eq(ops->read_link(&tree.target, "/dangling", &to), 1);
+        ck_assert_str_eq(to, "nowhere");
+        ck_assert_int_eq(ops->read_link(&tree.target, "/etc/text", &to), 0);
+        ck_assert_int_eq(ops->read_link(&tree.target, "/etc/none", &to), 0);
         ck_assert_int_eq(ops->is_same(&tree.target, "/etc/fifo", "", 0), 0);
         ck_assert_int_eq(ops->is_same(&tree.target, "/etc/text", "text\n", 5), 1);
         ck_assert_int_eq(ops->is_same(&tree.target, "/etc/text", "texT\n", 5), 0);

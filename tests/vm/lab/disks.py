@@ -17,11 +17,22 @@ SYSINIT = """::sysinit:/bin/busybox mount -t devtmpfs devtmpfs /dev
 ::sysinit:/bin/busybox mount -t tmpfs tmpfs /tmp
 """
 
+DEBIAN_INITTAB = """# /etc/inittab: init(8) configuration.
+id:2:initdefault:
+si::sysinit:/etc/init.d/rcS
+~~:S:wait:/sbin/sulogin --force
+l2:2:wait:/etc/init.d/rc 2
+ca:12345:ctrlaltdel:/sbin/shutdown -t1 -a -r now
+1:2345:respawn:/sbin/getty --noclear 38400 tty1
+"""
+
 # init → what tells it: files, where a value of None is a directory.
 SYSTEMS = {
     "systemd": {"usr/lib/systemd/systemd": "", "usr/lib/udev/rules.d": None, "etc/systemd/system": None},
     "openrc": {"sbin/openrc-run": "", "etc/init.d": None, "etc/runlevels/default": None, "etc/inittab": "::sysinit:/x\n"},
-    "sysv": {"etc/init.d": None, "etc/inittab": "id:2:initdefault:\n", "etc/rc2.d": None, "etc/rc3.d": None},
+    # As on Debian with sysvinit-core, where systemd's package may be there as well.
+    "sysv": {"etc/init.d": None, "etc/inittab": DEBIAN_INITTAB, "etc/rc2.d": None, "etc/rc3.d": None, "sbin/init": "",
+             "usr/lib/systemd/systemd": ""},
     "busybox": {"etc/inittab": SYSINIT},
     "none": {},
 }
