@@ -23,16 +23,42 @@ static const char *format_time(uint64_t usec, char *buf, size_t n)
         return buf;
 }
 
-static int drop(Cli *c, const char *text)
+/* What waits for the guest, at its first item. */
+static int list(Cli *c, const char *guest, sd_bus_message **ret)
 {
+        sd_bus_message *m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "ListQueue");
+        int r = m ? client_append(m, "s", guest) : -ENOTCONN;
+
+        if (r >= 0)
+                r = client_call(c, m, UINT64_MAX, NULL, ret);
+        if (r < 0)
+                return r;
+        r = sd_bus_message_enter_container(*ret, 'a', "(usstt)");
+        if (r < 0)
+                cli_fail("the answer cannot be read: %s", strerror(-r));
+        return r;
+}
+
+/* An id is of any guest: who mistypes it does not mean another one's. */
+static int drop(Cli *c, const char *guest, const char *text)
+{
+        _cleanup_message_ sd_bus_message *items = NULL;
+        bool is_there = false;
         sd_bus_message *m;
         unsigned long id;
+        uint32_t other;
         char *end;
 
         errno = 0;
         id = strtoul(text, &end, 10);
         if (errno || *end || end == text || id > UINT32_MAX)
                 return cli_usage("queue", "'%s' is not the id of an item", text);
+        if (list(c, guest, &items) < 0)
+                return EXIT_FAILED;
+        while (!is_there && sd_bus_message_read(items, "(usstt)", &other, NULL, NULL, NULL, NULL) > 0)
+                is_there = other == id;
+        if (!is_there)
+                return cli_fail("nothing with the id %lu waits for %s", id, guest);
         m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "DropQueued");
         if (!m)
                 return EXIT_FAILED;
@@ -47,25 +73,20 @@ int command_queue(Cli *c, int argc, char **argv)
         _cleanup_(table_freep) Table *table = NULL;
         const char *kind, *description;
         uint64_t created_at, expires_at;
-        sd_bus_message *m;
         char buf[64];
         uint32_t id;
         int r;
 
         if (argc == 4 && str_eq(argv[2], "drop"))
-                return drop(c, argv[3]);
+                return drop(c, argv[1], argv[3]);
         if (argc != 2)
                 return cli_usage("queue", "takes a guest, and drop with an id to take an item out");
-        m = client_call_new(c, BUS_PATH, IFACE_MANAGER, "ListQueue");
-        if (!m || client_append(m, "s", argv[1]) < 0)
-                return EXIT_FAILED;
-        r = client_call(c, m, UINT64_MAX, NULL, &reply);
+        r = list(c, argv[1], &reply);
         if (r < 0)
                 return EXIT_FAILED;
         table = c->json ? NULL : table_new(headings);
-        r = sd_bus_message_enter_container(reply, 'a', "(usstt)");
-        while (r >= 0 && (r = sd_bus_message_read(reply, "(usstt)", &id, &kind, &description, &created_at,
-                                                  &expires_at)) > 0) {
+        while ((r = sd_bus_message_read(reply, "(usstt)", &id, &kind, &description, &created_at,
+                                        &expires_at)) > 0) {
                 if (c->json) {
                         json_object *o = json_object_new_object();
 

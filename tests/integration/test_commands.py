@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command where a guest that answers everything is enough: what its words mean, and whom they concern."""
+
+import subprocess
+
+import pytest
+from conftest import Host
+
+from lab.need import built, eventually
+
+NAMES = "one", "two"
+
+
+@pytest.fixture(scope="module")
+def host():
+    host = Host(peers=NAMES)
+    yield host
+    host.end()
+
+
+@pytest.fixture
+def vmferry(host):
+    """The command with --user."""
+    def run(*argv, **popen):
+        return subprocess.run([built("src/cli/vmferry"), "--user", *argv], capture_output=True, text=True, timeout=60,
+                              env=host.hostd.env, **popen)
+    return run
+
+
+@pytest.fixture
+def off(host):
+    """The guest "one", whose daemon is not there; nothing waits for it."""
+    host.peers["one"].close()
+    eventually(lambda: host.client.state("one") != "ready", 20, "the guest's end")
+    yield "one"
+    for item in queue(host, "one"):
+        host.client.manager("DropQueued", "(u)", item[0])
+    host.peers["one"] = type(host.peers["one"])(host.socket("one", "ctl"), host.socket("one", "data"), "one")
+    host.client.wait_ready("one", 20)
+
+
+def queue(host, guest):
+    return host.client.manager("ListQueue", "(s)", guest)
+
+
+def test_drop_of_another_guest(host, vmferry, off):
+    """The id is right, the guest is not: both items stay."""
+    ident = str(host.client.message(off, "app.go", "x", method="Send", queue=True))
+    r = vmferry("queue", "two", "drop", ident)
+    assert r.returncode == 1 and ident in r.stderr and "two" in r.stderr, r.stderr
+    r = vmferry("queue", "nobody", "drop", ident)
+    assert r.returncode == 1 and "nobody" in r.stderr, r.stderr
+    assert [str(item[0]) for item in queue(host, off)] == [ident]
+    r = vmferry("queue", off, "drop", ident)
+    assert r.returncode == 0, r.stderr
+    assert queue(host, off) == []
