@@ -35,7 +35,7 @@ _vmferry() {
                 case $command in
                     wait) options='--timeout' ;;
                     ping) options='-c' ;;
-                    send) options='--queue --ttl' ;;
+                    send) options='--queue --ttl --key --timeout' ;;
                     call) options='--timeout' ;;
                     shell) options='-u --user' ;;
                     enable | disable) options='--dry-run' ;;

@@ -12,8 +12,67 @@
 #include "base/escape.h"
 #include "cli/client.h"
 
-static int message_new(Cli *c, const char *method, const char *guest, const char *topic, const char *text,
-                       sd_bus_message **ret)
+typedef struct Words {
+        const char *all[3]; /* guest, topic, text; NULL */
+        size_t n;
+        const char *key;
+        uint64_t ttl, timeout;
+        bool queue;
+} Words;
+
+static int take_option(Words *w, const char *command, int o)
+{
+        switch (o) {
+        case 'q':
+                w->queue = true;
+                return EXIT_DONE;
+        case 'k':
+                w->key = optarg;
+                return EXIT_DONE;
+        case 't':
+        case 'T':
+                if (cli_parse_seconds(optarg, o == 't' ? &w->ttl : &w->timeout) < 0)
+                        return cli_usage(command, "--%s takes seconds, not '%s'",
+                                         o == 't' ? "ttl" : "timeout", optarg);
+                return EXIT_DONE;
+        default:
+                return EXIT_USAGE;
+        }
+}
+
+/* Options stand anywhere, as the synopsis shows them. A text that looks like a long one stands behind "--";
+ * one like "-5" is a text. */
+static int take_words(Words *w, const struct option *options, int argc, char **argv)
+{
+        bool words_only = false;
+
+        *w = (Words){ .ttl = UINT64_MAX, .timeout = UINT64_MAX };
+        for (int i = 1; i < argc;) {
+                bool is_option = argv[i][0] == '-' && argv[i][1] && (argv[i][1] == '-' || w->n < 2);
+                int r;
+
+                if (!words_only && strcmp(argv[i], "--") == 0) {
+                        words_only = true;
+                        i++;
+                } else if (!words_only && is_option) {
+                        optind = i;
+                        r = take_option(w, argv[0], getopt_long(argc, argv, "+", options, NULL));
+                        if (r != EXIT_DONE)
+                                return r;
+                        i = optind;
+                } else if (w->n < ELEMENTSOF(w->all))
+                        w->all[w->n++] = argv[i++];
+                else
+                        return cli_usage(
+                                argv[0],
+                                "one text only: quote it, or give - and write it to standard input");
+        }
+        if (w->n < 2)
+                return cli_usage(argv[0], "takes a guest, a topic, and a text or -");
+        return EXIT_DONE;
+}
+
+static int message_new(Cli *c, const char *method, const Words *w, sd_bus_message **ret)
 {
         _cleanup_free_ uint8_t *payload = NULL;
         _cleanup_free_ char *path = NULL;
@@ -21,21 +80,33 @@ static int message_new(Cli *c, const char *method, const char *guest, const char
         size_t n;
         int r;
 
-        r = cli_payload(text, &payload, &n);
+        r = cli_payload(w->all[2], &payload, &n);
         if (r < 0) {
                 cli_fail("standard input: %s",
                          r == -EFBIG ? "more than a message can carry (64 KiB)" : strerror(-r));
                 return r;
         }
-        r = client_guest_path(c, guest, &path);
+        r = client_guest_path(c, w->all[0], &path);
         if (r < 0)
                 return r;
         m = client_call_new(c, path, IFACE_GUEST, method);
         if (!m)
                 return -ENOTCONN;
-        r = sd_bus_message_append(m, "s", topic);
+        r = sd_bus_message_append(m, "s", w->all[1]);
         if (r >= 0)
                 r = sd_bus_message_append_array(m, 'y', payload, n);
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'a', "{sv}");
+        if (r >= 0 && w->queue)
+                r = sd_bus_message_append(m, "{sv}", "queue", "b", true);
+        if (r >= 0 && w->ttl != UINT64_MAX)
+                r = sd_bus_message_append(m, "{sv}", "ttl", "t", w->ttl);
+        if (r >= 0 && w->timeout != UINT64_MAX)
+                r = sd_bus_message_append(m, "{sv}", "timeout", "t", w->timeout);
+        if (r >= 0 && w->key)
+                r = sd_bus_message_append(m, "{sv}", "key", "s", w->key);
+        if (r >= 0)
+                r = sd_bus_message_close_container(m);
         if (r < 0) {
                 cli_fail("the topic cannot be sent: %s", strerror(-r));
                 return r;
@@ -51,59 +122,16 @@ int command_send(Cli *c, int argc, char **argv)
                                                  { "key", required_argument, NULL, 'k' },
                                                  { "timeout", required_argument, NULL, 'T' },
                                                  {} };
-        uint64_t ttl = UINT64_MAX, timeout = UINT64_MAX, id;
         _cleanup_message_ sd_bus_message *reply = NULL;
-        const char *key = NULL;
-        bool queue = false;
         sd_bus_message *m;
-        int o;
+        uint64_t id;
+        Words w;
+        int r = take_words(&w, options, argc, argv);
 
-        while ((o = getopt_long(argc, argv, "+", options, NULL)) >= 0)
-                switch (o) {
-                case 'q':
-                        queue = true;
-                        break;
-                case 'k':
-                        key = optarg;
-                        break;
-                case 't':
-                case 'T':
-                        if (cli_parse_seconds(optarg, o == 't' ? &ttl : &timeout) < 0)
-                                return cli_usage("send", "--%s takes seconds, not '%s'",
-                                                 o == 't' ? "ttl" : "timeout", optarg);
-                        break;
-                default:
-                        return EXIT_USAGE;
-                }
-        /* Options may also stand behind the guest, as the synopsis shows them; the text may not look like
-         * one. */
-        if (argc - optind < 2)
-                return cli_usage("send", "takes a guest, a topic, and a text or -");
-        const char *guest = argv[optind], *topic = argv[optind + 1], *text = NULL;
-        for (int i = optind + 2; i < argc; i++) {
-                if (strcmp(argv[i], "--queue") == 0)
-                        queue = true;
-                else if (strcmp(argv[i], "--ttl") == 0 && i + 1 < argc) {
-                        if (cli_parse_seconds(argv[++i], &ttl) < 0)
-                                return cli_usage("send", "--ttl takes seconds, not '%s'", argv[i]);
-                } else if (!text)
-                        text = argv[i];
-                else
-                        return cli_usage(
-                                "send", "one text only: quote it, or give - and write it to standard input");
-        }
-        if (message_new(c, "Send", guest, topic, text, &m) < 0)
+        if (r != EXIT_DONE)
+                return r;
+        if (message_new(c, "Send", &w, &m) < 0)
                 return EXIT_FAILED;
-        (void)sd_bus_message_open_container(m, 'a', "{sv}");
-        if (queue)
-                (void)sd_bus_message_append(m, "{sv}", "queue", "b", true);
-        if (ttl != UINT64_MAX)
-                (void)sd_bus_message_append(m, "{sv}", "ttl", "t", ttl);
-        if (timeout != UINT64_MAX)
-                (void)sd_bus_message_append(m, "{sv}", "timeout", "t", timeout);
-        if (key)
-                (void)sd_bus_message_append(m, "{sv}", "key", "s", key);
-        (void)sd_bus_message_close_container(m);
         if (client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
         if (sd_bus_message_read(reply, "t", &id) >= 0 && c->json) {
@@ -119,25 +147,16 @@ int command_call(Cli *c, int argc, char **argv)
 {
         static const struct option options[] = { { "timeout", required_argument, NULL, 'T' }, {} };
         _cleanup_message_ sd_bus_message *reply = NULL;
-        uint64_t timeout = UINT64_MAX;
         const void *data;
         sd_bus_message *m;
         size_t n;
-        int o;
+        Words w;
+        int r = take_words(&w, options, argc, argv);
 
-        while ((o = getopt_long(argc, argv, "+", options, NULL)) >= 0)
-                if (o != 'T')
-                        return EXIT_USAGE;
-                else if (cli_parse_seconds(optarg, &timeout) < 0)
-                        return cli_usage("call", "--timeout takes seconds, not '%s'", optarg);
-        if (argc - optind < 2 || argc - optind > 3)
-                return cli_usage("call", "takes a guest, a topic, and a text or -");
-        if (message_new(c, "Call", argv[optind], argv[optind + 1], argv[optind + 2], &m) < 0)
+        if (r != EXIT_DONE)
+                return r;
+        if (message_new(c, "Call", &w, &m) < 0)
                 return EXIT_FAILED;
-        (void)sd_bus_message_open_container(m, 'a', "{sv}");
-        if (timeout != UINT64_MAX)
-                (void)sd_bus_message_append(m, "{sv}", "timeout", "t", timeout);
-        (void)sd_bus_message_close_container(m);
         if (client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
         if (c->json) {

@@ -54,3 +54,40 @@ def test_drop_of_another_guest(host, vmferry, off):
     r = vmferry("queue", off, "drop", ident)
     assert r.returncode == 0, r.stderr
     assert queue(host, off) == []
+
+
+@pytest.fixture
+def told(host):
+    """What "two" is sent: topic and payload."""
+    got, serve = [], host.peers["two"].serve
+    for method in "message.send", "message.call":
+        def answer(port, ident, body, payload):
+            got.append((body["topic"], payload.decode()))
+            port.reply(ident, {})
+        serve[method] = answer
+    yield got
+    serve.clear()
+
+
+@pytest.mark.parametrize("verb,words,payload", [
+    ("send", ["two", "app.go", "--timeout=5", "text"], "text"), ("send", ["two", "app.go", "text", "--timeout", "5"], "text"),
+    ("send", ["two", "--key=a", "app.go", "text"], "text"), ("send", ["--timeout", "5", "two", "app.go", "-5"], "-5"),
+    ("send", ["two", "app.go", "--", "--ttl=5"], "--ttl=5"), ("send", ["two", "app.go"], ""),
+    ("call", ["two", "app.go", "text", "--timeout=5"], "text"), ("call", ["two", "app.go", "--", "--timeout"], "--timeout"),
+])
+def test_options_anywhere(vmferry, told, verb, words, payload):
+    r = vmferry(verb, *words)
+    assert r.returncode == 0, r.stderr
+    assert told == [("app.go", payload)]
+
+
+@pytest.mark.parametrize("verb", ["send", "call"])
+@pytest.mark.parametrize("words", [
+    ["two", "app.go", "--tll=5"], ["two", "app.go", "text", "--nothing"], ["two", "app.go", "--timeout=soon", "text"],
+    ["two", "app.go", "--timeout"], ["two", "app.go", "text", "more"], ["two"], ["-x", "two", "app.go"],
+])
+def test_no_text(vmferry, told, verb, words):
+    """What may be a mistyped option is none, and nothing is sent."""
+    r = vmferry(verb, *words)
+    assert r.returncode == 2 and r.stderr, r.stderr
+    assert not told
