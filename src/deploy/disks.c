@@ -115,6 +115,12 @@ static int find_of_domain(Disks *d, Target *t, const char *uri, const char *name
                 return target_fail(t, -EBUSY,
                                    "the domain is running: vmferry adopt brings vmferry-guestd into it, "
                                    "or shut it down first");
+        /* Its memory holds what it believes of the disks: after a change behind its back it destroys them.
+         */
+        if (domain_is_saved(domain))
+                return target_fail(t, -EBUSY,
+                                   "the domain has a saved state: start it and shut it down, or drop the "
+                                   "state with virsh managedsave-remove");
         xml = domain_xml(domain);
         if (!xml)
                 return target_fail(t, -EIO, "libvirt does not show the domain's XML");

@@ -67,6 +67,11 @@ bool domain_is_active(Domain *d)
         return virDomainIsActive(d->domain) != 0;
 }
 
+bool domain_is_saved(Domain *d)
+{
+        return virDomainHasManagedSaveImage(d->domain, 0) == 1;
+}
+
 const char *domain_why(const Domain *d)
 {
         return d->why ? d->why : "libvirt gave no reason";

@@ -16,6 +16,7 @@ int domain_open(const char *uri, const char *name, Domain **ret, char **ret_why)
 Domain *domain_free(Domain *d);
 DEFINE_CLEANUP(Domain *, domain_free);
 bool domain_is_active(Domain *d);
+bool domain_is_saved(Domain *d);         /* virsh managedsave: its next start goes on from there */
 const char *domain_why(const Domain *d); /* libvirt's last words */
 char *domain_xml(Domain *d);             /* of the next start; malloc'ed, or NULL */
 /* One command to the QEMU guest agent, answered within that time. */

@@ -19,7 +19,7 @@ from lab.need import built, eventually  # noqa: E402
 from lab.place import Place  # noqa: E402
 
 CHANNEL = "<channel type='unix'><source mode='bind' path='{path}'/><target type='virtio' name='{name}'/></channel>"
-DOMAIN = """<domain type='test' {state}>
+DOMAIN = """<domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>{state}
 <name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><vcpu>1</vcpu><os><type>hvm</type></os>
 <devices>{devices}</devices></domain>
 """
@@ -64,7 +64,9 @@ class Host:
         return "".join(CHANNEL.format(path=self.socket(name, port), name=f"org.vmferry.{port}.0") for port in ("ctl", "data"))
 
     def domain(self, name, devices):
-        return DOMAIN.format(name=name, uuid=uuid.uuid5(uuid.NAMESPACE_DNS, name), devices=devices, state="")
+        """devices may be a pair: and what else the test driver is told of it."""
+        devices, state = devices if isinstance(devices, tuple) else (devices, "")
+        return DOMAIN.format(name=name, uuid=uuid.uuid5(uuid.NAMESPACE_DNS, name), devices=devices, state=state)
 
     def log(self):
         return self.place.log("hostd").splitlines()

@@ -9,11 +9,13 @@ from conftest import Host
 from lab.need import built, eventually
 
 NAMES = "one", "two"
+DISK = "<disk type='file'><source file='{}'/><target dev='vda'/></disk>"
+SAVED = "<test:runstate>5</test:runstate><test:hasmanagedsave/>"
 
 
 @pytest.fixture(scope="module")
 def host():
-    host = Host(peers=NAMES)
+    host = Host(peers=NAMES, domains={"saved": (DISK.format("/dev/null"), SAVED)})
     yield host
     host.end()
 
@@ -91,3 +93,12 @@ def test_no_text(vmferry, told, verb, words):
     r = vmferry(verb, *words)
     assert r.returncode == 2 and r.stderr, r.stderr
     assert not told
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--backend=nbd"]])
+def test_deploy_into_a_saved_one(host, vmferry, words):
+    """It is off, and its disks are not: their state is in its memory, which is kept."""
+    host.hostd.env["VMFERRY_DEPLOY"] = built("src/deploy/vmferry-deploy")
+    assert host.client.state("saved") == "off"
+    r = vmferry("deploy", *words, f"--agent={built('src/guestd/vmferry-guestd')}", "saved")
+    assert r.returncode == 1 and "saved state" in r.stderr and "managedsave-remove" in r.stderr, r.stderr
