@@ -35,8 +35,7 @@ _vmferry() {
                 case $command in
                     wait) options='--timeout' ;;
                     ping) options='-c' ;;
-                    send) options='--queue --ttl --key --timeout' ;;
-                    call) options='--timeout' ;;
+                    send | call) options='--queue --ttl --key --timeout' ;;
                     shell) options='-u --user' ;;
                     enable | disable) options='--dry-run' ;;
                     upgrade) options='--all --at-once --agent= --force --timeout' ;;
@@ -49,7 +48,7 @@ _vmferry() {
             ;;
         exec)
             if [[ $cur == -* ]]; then
-                mapfile -t COMPREPLY < <(compgen -W '-t -i -u -w -e --timeout --detach --attach' -- "$cur")
+                mapfile -t COMPREPLY < <(compgen -W '-t -i -u -w -e --timeout --detach --queue --ttl --attach' -- "$cur")
             else
                 mapfile -t COMPREPLY < <(compgen -W "$(_vmferry_guests)" -- "$cur")
             fi

@@ -94,6 +94,43 @@ int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *
         return r < 0 ? r : 0;
 }
 
+static int on_queued(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+        (void)sd_bus_message_read(m, "u", (uint32_t *)userdata);
+        return 0;
+}
+
+int client_call_queued(Cli *c, sd_bus_message *m, sd_bus_error *ret_error, uint32_t *ret_id)
+{
+        _cleanup_(sd_bus_slot_unrefp) sd_bus_slot *slot = NULL;
+        uint32_t id = 0;
+        int r = sd_bus_match_signal(c->bus, &slot, BUS_NAME, BUS_PATH, IFACE_MANAGER, "JobQueued", on_queued,
+                                    &id);
+
+        if (r < 0) {
+                cli_fail("cannot listen on the bus: %s", strerror(-r));
+                return r;
+        }
+        r = client_call(c, m, UINT64_MAX, ret_error, NULL);
+        if (r < 0)
+                return r;
+        while (id == 0 && sd_bus_process(c->bus, NULL) > 0)
+                ;
+        *ret_id = id;
+        return 0;
+}
+
+void client_print_id(const Cli *c, uint64_t id)
+{
+        if (c->json) {
+                json_object *j = json_object_new_object();
+
+                json_object_object_add(j, "id", json_object_new_uint64(id));
+                cli_print_json(j);
+        } else
+                printf("%" PRIu64 "\n", id);
+}
+
 int client_guest_path(Cli *c, const char *guest, char **ret)
 {
         _cleanup_message_ sd_bus_message *reply = NULL;

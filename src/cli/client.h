@@ -17,6 +17,9 @@ int client_append(sd_bus_message *m, const char *types, ...); /* says what canno
  * then the error is printed). timeout_usec: UINT64_MAX waits for ever. */
 int client_call(Cli *c, sd_bus_message *m, uint64_t timeout_usec, sd_bus_error *ret_error,
                 sd_bus_message **ret_reply);
+/* The same with the option "queue" in it: *ret_id is that of the job. */
+int client_call_queued(Cli *c, sd_bus_message *m, sd_bus_error *ret_error, uint32_t *ret_id);
+void client_print_id(const Cli *c, uint64_t id); /* of a job or a message, on stdout */
 /* "NotReady" of org.vmferry1.Error.NotReady, else NULL. */
 const char *client_error_name(const sd_bus_error *e);
 int client_print_error(const sd_bus_error *e, int r); /* returns EXIT_FAILED */

@@ -20,13 +20,13 @@
 
 typedef struct Exec {
         Cli *cli;
-        bool tty, input, detach;
+        bool tty, input, detach, queue;
         const char *user, *cwd;
         const uint8_t *bytes; /* for stdin, where no descriptor can pass; NULL */
         size_t n_bytes;
         char **env;
         size_t n_env;
-        uint64_t timeout;
+        uint64_t timeout, ttl;
         char *job;
         bool attached; /* looks at a detached process: never ends it */
         bool finished, left;
@@ -85,6 +85,10 @@ static int append_options(const Exec *x, sd_bus_message *m)
         }
         if (x->detach)
                 (void)sd_bus_message_append(m, "{sv}", "detach", "b", true);
+        if (x->queue)
+                (void)sd_bus_message_append(m, "{sv}", "queue", "b", true);
+        if (x->ttl != UINT64_MAX)
+                (void)sd_bus_message_append(m, "{sv}", "ttl", "t", x->ttl);
         if (x->bytes) {
                 (void)sd_bus_message_open_container(m, 'e', "sv");
                 (void)sd_bus_message_append(m, "s", "stdin");
@@ -439,6 +443,25 @@ static int run_without_descriptors(Exec *x, const char *guest_object, char **arg
         return status;
 }
 
+/* Carried out when nobody looks: its exit status is the job's. */
+static int queue(Exec *x, const char *guest_object, char **argv)
+{
+        _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
+        sd_bus_message *m = client_call_new(x->cli, guest_object, IFACE_GUEST, "Run");
+        uint32_t id;
+        int r;
+
+        if (!m || sd_bus_message_append_strv(m, argv) < 0 || append_options(x, m) < 0) {
+                cli_fail("the command cannot be given over D-Bus: is it valid UTF-8?");
+                return EXIT_VMFERRY;
+        }
+        r = client_call_queued(x->cli, m, &e, &id);
+        if (r < 0)
+                return status_of_error(&e, r);
+        client_print_id(x->cli, id);
+        return EXIT_DONE;
+}
+
 static int listen_for_end(Exec *x)
 {
         int r = sd_bus_match_signal(x->cli->bus, NULL, BUS_NAME, NULL, IFACE_JOB, "Finished", on_finished,
@@ -482,6 +505,8 @@ static int start(Exec *x, const char *guest, char **argv)
         add_term(x, &term);
         if (client_guest_path(x->cli, guest, &guest_object) < 0)
                 return EXIT_VMFERRY;
+        if (x->queue)
+                return queue(x, guest_object, argv);
         if (sd_bus_can_send(x->cli->bus, 'h') <= 0 || (x->cli->json && !x->tty && !x->detach))
                 return run_without_descriptors(x, guest_object, argv);
         if (listen_for_end(x) < 0)
@@ -550,9 +575,11 @@ int command_exec(Cli *cli, int argc, char **argv)
                 { "timeout", required_argument, NULL, 'T' },
                 { "detach", no_argument, NULL, 'd' },
                 { "attach", required_argument, NULL, 'a' },
+                { "queue", no_argument, NULL, 'q' },
+                { "ttl", required_argument, NULL, 'l' },
                 {},
         };
-        _cleanup_(exec_done) Exec x = { .cli = cli, .timeout = UINT64_MAX };
+        _cleanup_(exec_done) Exec x = { .cli = cli, .timeout = UINT64_MAX, .ttl = UINT64_MAX };
         _cleanup_free_ char **env = NULL;
         const char *attach_to = NULL;
         int o;
@@ -581,8 +608,13 @@ int command_exec(Cli *cli, int argc, char **argv)
                         x.env[x.n_env++] = optarg;
                         break;
                 case 'T':
-                        if (cli_parse_seconds(optarg, &x.timeout) < 0)
-                                return cli_usage("exec", "--timeout takes seconds, not '%s'", optarg);
+                case 'l':
+                        if (cli_parse_seconds(optarg, o == 'T' ? &x.timeout : &x.ttl) < 0)
+                                return cli_usage("exec", "--%s takes seconds, not '%s'",
+                                                 o == 'T' ? "timeout" : "ttl", optarg);
+                        break;
+                case 'q':
+                        x.queue = true;
                         break;
                 case 'd':
                         x.detach = true;
@@ -593,6 +625,11 @@ int command_exec(Cli *cli, int argc, char **argv)
                 default:
                         return EXIT_USAGE;
                 }
+        if (x.queue && (x.tty || x.input || x.detach || attach_to))
+                return cli_usage("exec",
+                                 "--queue leaves the command to itself: no -t, -i, --detach, --attach");
+        if (x.ttl != UINT64_MAX && !x.queue)
+                return cli_usage("exec", "--ttl is for what is queued: it goes with --queue");
         if (attach_to)
                 return attach(&x, attach_to);
         if (argc - optind < 1)
@@ -616,8 +653,9 @@ int command_shell(Cli *cli, int argc, char **argv)
         char *shell[] = { (char *)"/bin/sh", (char *)"-c",
                           (char *)"cd 2>/dev/null; exec \"${SHELL:-/bin/sh}\" -l", NULL };
         char *env[1];
-        _cleanup_(exec_done)
-                Exec x = { .cli = cli, .timeout = UINT64_MAX, .tty = true, .input = true, .env = env };
+        _cleanup_(exec_done) Exec x = {
+                .cli = cli, .timeout = UINT64_MAX, .ttl = UINT64_MAX, .tty = true, .input = true, .env = env
+        };
         int o;
 
         while ((o = getopt_long(argc, argv, "u:", options, NULL)) >= 0) {

@@ -12,6 +12,12 @@
 #include "base/escape.h"
 #include "cli/client.h"
 
+static const struct option options[] = { { "queue", no_argument, NULL, 'q' },
+                                         { "ttl", required_argument, NULL, 't' },
+                                         { "key", required_argument, NULL, 'k' },
+                                         { "timeout", required_argument, NULL, 'T' },
+                                         {} };
+
 typedef struct Words {
         const char *all[3]; /* guest, topic, text; NULL */
         size_t n;
@@ -42,7 +48,7 @@ static int take_option(Words *w, const char *command, int o)
 
 /* Options stand anywhere, as the synopsis shows them. A text that looks like a long one stands behind "--";
  * one like "-5" is a text. */
-static int take_words(Words *w, const struct option *options, int argc, char **argv)
+static int take_words(Words *w, int argc, char **argv)
 {
         bool words_only = false;
 
@@ -67,6 +73,8 @@ static int take_words(Words *w, const struct option *options, int argc, char **a
                                 argv[0],
                                 "one text only: quote it, or give - and write it to standard input");
         }
+        if (w->ttl != UINT64_MAX && !w->queue)
+                return cli_usage(argv[0], "--ttl is for what is queued: it goes with --queue");
         if (w->n < 2)
                 return cli_usage(argv[0], "takes a guest, a topic, and a text or -");
         return EXIT_DONE;
@@ -117,16 +125,11 @@ static int message_new(Cli *c, const char *method, const Words *w, sd_bus_messag
 
 int command_send(Cli *c, int argc, char **argv)
 {
-        static const struct option options[] = { { "queue", no_argument, NULL, 'q' },
-                                                 { "ttl", required_argument, NULL, 't' },
-                                                 { "key", required_argument, NULL, 'k' },
-                                                 { "timeout", required_argument, NULL, 'T' },
-                                                 {} };
         _cleanup_message_ sd_bus_message *reply = NULL;
         sd_bus_message *m;
         uint64_t id;
         Words w;
-        int r = take_words(&w, options, argc, argv);
+        int r = take_words(&w, argc, argv);
 
         if (r != EXIT_DONE)
                 return r;
@@ -134,29 +137,31 @@ int command_send(Cli *c, int argc, char **argv)
                 return EXIT_FAILED;
         if (client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
-        if (sd_bus_message_read(reply, "t", &id) >= 0 && c->json) {
-                json_object *j = json_object_new_object();
-
-                json_object_object_add(j, "id", json_object_new_uint64(id));
-                cli_print_json(j);
-        }
+        if (sd_bus_message_read(reply, "t", &id) >= 0 && (w.queue || c->json))
+                client_print_id(c, id);
         return EXIT_DONE;
 }
 
 int command_call(Cli *c, int argc, char **argv)
 {
-        static const struct option options[] = { { "timeout", required_argument, NULL, 'T' }, {} };
         _cleanup_message_ sd_bus_message *reply = NULL;
         const void *data;
         sd_bus_message *m;
+        uint32_t id;
         size_t n;
         Words w;
-        int r = take_words(&w, options, argc, argv);
+        int r = take_words(&w, argc, argv);
 
         if (r != EXIT_DONE)
                 return r;
         if (message_new(c, "Call", &w, &m) < 0)
                 return EXIT_FAILED;
+        if (w.queue) { /* the reply comes when nobody waits for it any more */
+                if (client_call_queued(c, m, NULL, &id) < 0)
+                        return EXIT_FAILED;
+                client_print_id(c, id);
+                return EXIT_DONE;
+        }
         if (client_call(c, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
         if (c->json) {

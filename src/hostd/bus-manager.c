@@ -291,6 +291,7 @@ const sd_bus_vtable bus_manager_vtable[] = {
         SD_BUS_SIGNAL_WITH_ARGS("GuestStateChanged",
                                 ARGS("o", guest, "s", name, "s", old_state, "s", new_state), 0),
         SD_BUS_SIGNAL_WITH_ARGS("JobNew", ARGS("u", id, "o", job), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("JobQueued", ARGS("u", id, "o", job), 0),
         SD_BUS_SIGNAL_WITH_ARGS("JobRemoved", ARGS("u", id, "o", job, "s", result), 0),
         SD_BUS_SIGNAL_WITH_ARGS("MessageReceived",
                                 ARGS("o", guest, "s", name, "s", topic, "ay", payload, "t", id), 0),

@@ -87,6 +87,25 @@ int bus_method_drop_queued(sd_bus_message *m, void *userdata, sd_bus_error *erro
         return 1;
 }
 
+/* Which job it has become, where the answer has no place for that. To the caller alone, before the answer.
+ */
+static void tell_queued(sd_bus_message *call, const Job *j)
+{
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
+        _cleanup_free_ char *path = bus_job_path(j->id);
+        int r = sd_bus_message_new_signal(sd_bus_message_get_bus(call), &m, BUS_PATH, IFACE_MANAGER,
+                                          "JobQueued");
+
+        if (r >= 0)
+                r = sd_bus_message_set_destination(m, sd_bus_message_get_sender(call));
+        if (r >= 0)
+                r = sd_bus_message_append(m, "uo", j->id, path);
+        if (r >= 0)
+                r = sd_bus_send(NULL, m, NULL);
+        if (r < 0 && r != -ENOTCONN)
+                log_warning("Cannot tell of a queued job: %s", g_strerror(-r));
+}
+
 /* What the method would have answered is not known yet: empty, but for ids. */
 void bus_on_queued(void *userdata, WireError error, const char *text, const Job *j)
 {
@@ -99,6 +118,7 @@ void bus_on_queued(void *userdata, WireError error, const char *text, const Job 
                 bus_error_reply(call, error, text);
                 return;
         }
+        tell_queued(call, j);
         if (str_eq(member, "Send"))
                 r = sd_bus_reply_method_return(call, "t", (uint64_t)j->id);
         else if (str_eq(member, "Call"))

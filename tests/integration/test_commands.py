@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command where a guest that answers everything is enough: what its words mean, and whom they concern."""
 
+import json
 import subprocess
 
 import pytest
@@ -102,3 +103,31 @@ def test_deploy_into_a_saved_one(host, vmferry, words):
     assert host.client.state("saved") == "off"
     r = vmferry("deploy", *words, f"--agent={built('src/guestd/vmferry-guestd')}", "saved")
     assert r.returncode == 1 and "saved state" in r.stderr and "managedsave-remove" in r.stderr, r.stderr
+
+
+@pytest.mark.parametrize("words,kind,what", [
+    (["send", "{}", "app.go", "--queue", "--ttl=60", "x"], "send", "app.go"),
+    (["call", "{}", "app.ask", "x", "--queue", "--ttl", "60"], "send", "app.ask"),
+    (["exec", "--queue", "--ttl=60", "{}", "--", "/bin/true", "--queue"], "exec", "/bin/true"),
+])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_queued(host, vmferry, off, words, kind, what, as_json):
+    """Kept for a guest that is not there, for a minute; the id is that of its job, and others are queued meanwhile."""
+    other = host.client.message("two", "app.go", "x", method="Send", queue=True)
+    r = vmferry(*(["--json"] if as_json else []), *(word.format(off) for word in words))
+    assert r.returncode == 0, r.stderr
+    (item,) = queue(host, off)
+    assert item[0] != other and item[0] == (json.loads(r.stdout)["id"] if as_json else int(r.stdout))
+    assert item[1] == kind and what in item[2] and item[4] - item[3] == 60000000
+    assert vmferry("queue", off, "drop", str(item[0])).returncode == 0
+
+
+@pytest.mark.parametrize("words", [
+    ["exec", "-t"], ["exec", "-i"], ["exec", "--detach"], ["exec", "--attach=1"],
+])
+def test_not_queued(host, vmferry, off, words):
+    r = vmferry(words[0], "--queue", *words[1:], off, "--", "true")
+    assert r.returncode == 2 and "--queue" in r.stderr, r.stderr
+    r = vmferry(words[0], "--ttl=5", off, "--", "true")
+    assert r.returncode == 2 and "--queue" in r.stderr, r.stderr
+    assert queue(host, off) == []
