@@ -49,12 +49,13 @@ static int load_program(Upgrade *u, const char *path)
         return u->program ? EXIT_DONE : cli_fail("%s: %s", path, strerror(errno));
 }
 
-static int report(const Upgrade *u, const char *guest, const char *result, const char *version,
+static int report(const Upgrade *u, json_object *guest, const char *result, const char *version,
                   const char *format, ...) _printf_(5, 6);
-static int report(const Upgrade *u, const char *guest, const char *result, const char *version,
+static int report(const Upgrade *u, json_object *guest, const char *result, const char *version,
                   const char *format, ...)
 {
         bool is_good = str_eq(result, "upgraded") || str_eq(result, "up-to-date");
+        const char *name = json_str(guest, "Name");
         char text[512];
         va_list ap;
 
@@ -64,20 +65,21 @@ static int report(const Upgrade *u, const char *guest, const char *result, const
         if (u->cli->json) {
                 json_object *j = json_object_new_object();
 
-                json_object_object_add(j, "guest", json_object_new_string(guest));
+                json_object_object_add(j, "guest", json_object_new_string(name));
+                json_object_object_add(j, "uuid", json_object_new_string(json_str(guest, "Uuid")));
                 json_object_object_add(j, "result", json_object_new_string(result));
                 json_object_object_add(j, "version", json_object_new_string(version));
                 cli_print_json(j);
         } else if (is_good) {
-                printf("%s: %s\n", guest, text);
+                printf("%s: %s\n", name, text);
                 fflush(stdout);
         }
         if (!is_good)
-                return cli_fail("%s: %s", guest, text);
+                return cli_fail("%s: %s", name, text);
         return EXIT_DONE;
 }
 
-static int push_program(const Upgrade *u, const char *guest)
+static int push_program(const Upgrade *u, const char *guest, const char *name)
 {
         _cleanup_message_ sd_bus_message *reply = NULL, *waited = NULL;
         _cleanup_json_ json_object *job = NULL;
@@ -100,8 +102,8 @@ static int push_program(const Upgrade *u, const char *guest)
         if (str_eq(state, "done"))
                 return EXIT_DONE;
         if (client_properties(u->cli, path, IFACE_JOB, true, &job) < 0)
-                return cli_fail("%s: the new program could not be pushed", guest);
-        return cli_fail("%s: the new program could not be pushed: %s", guest, json_str(job, "ErrorMessage"));
+                return cli_fail("%s: the new program could not be pushed", name);
+        return cli_fail("%s: the new program could not be pushed: %s", name, json_str(job, "ErrorMessage"));
 }
 
 /* 1: ready again, with *ret_build and *ret_version; 0: not in time. */
@@ -125,6 +127,8 @@ static int wait_back(const Upgrade *u, const char *path, uint64_t ready_since, c
         return 0;
 }
 
+/* guest: its name or UUID, by which it is asked for; of --all it is the UUID, which no other guest can take
+ * on. It is told of by its name. */
 static int upgrade_one(const Upgrade *u, const char *guest)
 {
         _cleanup_free_ char *path = NULL, *build = NULL, *version = NULL;
@@ -136,14 +140,15 @@ static int upgrade_one(const Upgrade *u, const char *guest)
         if (client_guest_path(u->cli, guest, &path) < 0 ||
             client_properties(u->cli, path, IFACE_GUEST, false, &before) < 0)
                 return EXIT_FAILED;
+        const char *name = json_str(before, "Name");
         if (!str_eq(json_str(before, "State"), "ready"))
-                return cli_fail("%s is %s; only a guest that is ready can be upgraded", guest,
+                return cli_fail("%s is %s; only a guest that is ready can be upgraded", name,
                                 json_str(before, "State"));
         if (!u->force && str_eq(json_str(before, "AgentBuild"), u->digest))
-                return report(u, guest, "up-to-date", json_str(before, "AgentVersion"),
+                return report(u, before, "up-to-date", json_str(before, "AgentVersion"),
                               "runs this vmferry-guestd already (%s)", json_str(before, "AgentVersion"));
         ready_since = json_u64(before, "ReadySince");
-        if (push_program(u, guest) != EXIT_DONE)
+        if (push_program(u, guest, name) != EXIT_DONE)
                 return EXIT_FAILED;
         m = client_call_new(u->cli, BUS_PATH, IFACE_MANAGER, "Upgrade");
         if (!m ||
@@ -153,15 +158,15 @@ static int upgrade_one(const Upgrade *u, const char *guest)
                 return EXIT_FAILED;
         if (!wait_back(u, path, ready_since, &build, &version))
                 return report(
-                        u, guest, "lost", "",
+                        u, before, "lost", "",
                         "neither the new vmferry-guestd nor the old one has come back; see the guest's "
                         "console");
         if (!str_eq(build, u->digest))
-                return report(u, guest, "rolled-back", version,
+                return report(u, before, "rolled-back", version,
                               "the new vmferry-guestd did not become ready; the guest went back to the old "
                               "one (%s)",
                               version);
-        return report(u, guest, "upgraded", version, "upgraded from %s to %s",
+        return report(u, before, "upgraded", version, "upgraded from %s to %s",
                       json_str(before, "AgentVersion"), version);
 }
 

@@ -131,3 +131,12 @@ def test_not_queued(host, vmferry, off, words):
     r = vmferry(words[0], "--ttl=5", off, "--", "true")
     assert r.returncode == 2 and "--queue" in r.stderr, r.stderr
     assert queue(host, off) == []
+
+
+def test_upgrade_all_by_name(host, vmferry):
+    """These guests take no files. Which one it is, people know by its name."""
+    uuids = {guest[0]: guest[1] for guest in host.client.manager("ListGuests")}
+    r = vmferry("upgrade", "--all", f"--agent={built('src/guestd/vmferry-guestd')}")
+    assert r.returncode == 1 and "2 of 2" in r.stderr, r.stderr
+    for name in NAMES:
+        assert f"vmferry: {name}: " in r.stderr and uuids[name] not in r.stderr, r.stderr
