@@ -29,12 +29,6 @@
 #define FULL_TOLD_USEC (60 * USEC_PER_SEC)
 #define REASON_SHOWN 300
 
-typedef struct Result {
-        char *guest_name, *reason;
-        const char *result;
-        uint64_t at;
-} Result;
-
 typedef struct Run {
         Actions *actions;
         ActionFile *loaded;
@@ -56,39 +50,16 @@ struct Actions {
         Queue *queue;
         Caller *caller;
         ActionFiles *files;
-        GHashTable *lines;   /* guest uuid → GQueue of Run* */
-        GHashTable *runs;    /* id → Run* */
-        GHashTable *results; /* "action\nguest uuid" → Result* */
-        GHashTable *boots;   /* guest uuid → boot id, as last seen */
+        ActionResults *results;
+        GHashTable *lines; /* guest uuid → GQueue of Run* */
+        GHashTable *runs;  /* id → Run* */
+        GHashTable *boots; /* guest uuid → boot id, as last seen */
         uint32_t last_id;
         uint64_t full_told_at;
         bool knows_guests;
 };
 
 static Actions *the_actions; /* for what ends late */
-
-static void free_result(void *p)
-{
-        Result *r = p;
-
-        g_free(r->guest_name);
-        g_free(r->reason);
-        g_free(r);
-}
-
-static void set_result(Run *run, const char *result, const char *reason)
-{
-        Result *r = g_new0(Result, 1);
-
-        *r = (Result){
-                .guest_name = g_strdup(run->guest_name),
-                .reason = job_text(reason),
-                .result = result,
-                .at = fs_realtime_usec(),
-        };
-        g_hash_table_replace(run->actions->results,
-                             g_strdup_printf("%s\n%s", run->loaded->action->name, run->guest_uuid), r);
-}
 
 static void run_free(Run *run)
 {
@@ -139,7 +110,7 @@ static void run_end(Run *run, const char *why)
                 if (a->once != ACTION_ONCE_ALWAYS && jobs_store(as->jobs))
                         store_mark_done(jobs_store(as->jobs), a->name, uuid, run->boot ? run->boot : "");
         }
-        set_result(run, why ? "failed" : "done", why);
+        action_results_end(as->results, a->name, uuid, run->guest_name, why);
         g_queue_remove(line, run);
         run_free(run);
         if (g_queue_is_empty(line))
@@ -393,6 +364,7 @@ static bool run_begin(Run *run, GQueue *line)
         }
         if (was_done(as, a, run->guest_uuid)) {
                 /* By the boot id, which a guest that was only started had not told yet. */
+                action_results_keep(as->results, a->name, run->guest_uuid, run->guest_name);
                 g_queue_remove(line, run);
                 if (g_queue_is_empty(line))
                         g_hash_table_remove(as->lines, run->guest_uuid);
@@ -401,7 +373,7 @@ static bool run_begin(Run *run, GQueue *line)
         }
         g_free(run->boot);
         run->boot = g_strdup(g_hash_table_lookup(as->boots, run->guest_uuid));
-        set_result(run, "running", NULL);
+        action_results_set(as->results, a->name, run->guest_uuid, run->guest_name, "running");
         be_patient(run);
         step_begin(run);
         return true;
@@ -484,8 +456,12 @@ static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
                 if (a->on != on || (topic && !str_eq(a->topic, topic)) ||
                     !action_is_for(a, guest_domain(g)->name, uuid))
                         continue;
-                if (on != ACTION_ON_STARTED && was_done(as, a, uuid))
+                /* Of a start, the boot is not known yet. */
+                if ((on != ACTION_ON_STARTED || a->once != ACTION_ONCE_BOOT) && was_done(as, a, uuid)) {
+                        if (!line || !find_pending(line, a->name))
+                                action_results_keep(as->results, a->name, uuid, guest_name(g));
                         continue;
+                }
                 if ((!topic && is_served(as, line, a, uuid)) || is_full(as, line, a, g))
                         continue;
                 if (!line) {
@@ -501,7 +477,7 @@ static void trigger(Actions *as, Guest *g, ActionOn on, const char *topic)
                 run->patience = loop_timer_new(loop_default(), on_patience, run);
                 l->n_refs++;
                 (void)run_renew(run);
-                set_result(run, "waiting", NULL);
+                action_results_set(as->results, a->name, uuid, run->guest_name, "waiting");
                 g_queue_push_tail(line, run);
         }
         advance(as, uuid);
@@ -588,7 +564,7 @@ Actions *actions_new(Jobs *js, Queue *q)
                 .caller = own_caller(),
                 .lines = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_line),
                 .runs = g_hash_table_new(NULL, NULL),
-                .results = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_result),
+                .results = action_results_new(jobs_store(js)),
                 .boots = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
                 .files = action_files_new(jobs_host(js)),
         };
@@ -615,7 +591,7 @@ Actions *actions_free(Actions *as)
                 run_free(g_ptr_array_index(runs, n));
         g_hash_table_unref(as->lines);
         g_hash_table_unref(as->runs);
-        g_hash_table_unref(as->results);
+        (void)action_results_free(as->results);
         g_hash_table_unref(as->boots);
         (void)action_files_free(as->files);
         (void)caller_free(as->caller);
@@ -629,18 +605,9 @@ void actions_each(const Actions *as, const ActionsEach *each, void *userdata)
 
         for (guint n = 0; n < all->len; n++) {
                 const Action *a = ((const ActionFile *)g_ptr_array_index(all, n))->action;
-                g_autofree char *prefix = g_strdup_printf("%s\n", a->name);
-                GHashTableIter i;
-                void *key, *p;
 
                 each->action(userdata, a);
-                g_hash_table_iter_init(&i, as->results);
-                while (g_hash_table_iter_next(&i, &key, &p)) {
-                        const Result *r = p;
-                        if (g_str_has_prefix(key, prefix))
-                                each->result(userdata,
-                                             &(ActionResult){ r->guest_name, r->result, r->reason, r->at });
-                }
+                action_results_each(as->results, a->name, each->result, userdata);
                 each->action_end(userdata);
         }
 }

@@ -7,6 +7,7 @@
  * wait for each other.
  */
 
+#include "hostd/action-results.h"
 #include "hostd/action.h"
 #include "hostd/jobs.h"
 #include "hostd/queue.h"
@@ -16,12 +17,6 @@ typedef struct Actions Actions;
 Actions *actions_new(Jobs *js, Queue *q);
 Actions *actions_free(Actions *as); /* before queue and jobs, behind the bus */
 
-typedef struct ActionResult { /* of the last run for a guest */
-        const char *guest_name;
-        const char *result; /* "waiting", "running", "done", "failed" */
-        const char *reason; /* "" unless failed */
-        uint64_t at;        /* µs since the epoch */
-} ActionResult;
 typedef struct ActionsEach {
         void (*action)(void *userdata, const Action *a);       /* in order */
         void (*result)(void *userdata, const ActionResult *r); /* of that action, before the next one */

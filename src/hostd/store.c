@@ -29,9 +29,19 @@ static const char schema[] =
         "CREATE TABLE IF NOT EXISTS done ("
         " action TEXT NOT NULL, guest_uuid TEXT NOT NULL, boot_id TEXT NOT NULL,"
         " PRIMARY KEY (action, guest_uuid)) WITHOUT ROWID;"
+        "CREATE TABLE IF NOT EXISTS result ("
+        " action TEXT NOT NULL, guest_uuid TEXT NOT NULL, guest_name TEXT NOT NULL, failed INTEGER NOT NULL,"
+        " reason TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (action, guest_uuid)) WITHOUT ROWID;"
         "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;";
 
-typedef enum WriteKind { WRITE_PUT, WRITE_REMOVE, WRITE_DONE, WRITE_RESERVE, WRITE_STOP } WriteKind;
+typedef enum WriteKind {
+        WRITE_PUT,
+        WRITE_REMOVE,
+        WRITE_DONE,
+        WRITE_RESULT,
+        WRITE_RESERVE,
+        WRITE_STOP
+} WriteKind;
 
 typedef struct Write {
         WriteKind kind;
@@ -39,6 +49,7 @@ typedef struct Write {
         StoreItem *item; /* WRITE_PUT: a copy; params as text in params_text */
         char *params_text, *groups_text;
         char *action, *guest_uuid, *boot_id; /* WRITE_DONE */
+        StoreResult *result;                 /* WRITE_RESULT: a copy */
         StoreDone done;
         void *userdata;
         int r;
@@ -48,8 +59,9 @@ struct Store {
         sqlite3 *db; /* the main thread's until the first write, then the thread's */
         GThread *thread;
         GAsyncQueue *writes, *written;
-        GHashTable *marks; /* "action\nguest" → boot id */
-        uint32_t last_id;  /* on disk, or on its way there */
+        GHashTable *marks;  /* "action\nguest" → boot id */
+        GPtrArray *results; /* until they are taken: StoreResult* */
+        uint32_t last_id;   /* on disk, or on its way there */
 };
 
 StoreItem *store_item_free(StoreItem *item)
@@ -67,8 +79,22 @@ StoreItem *store_item_free(StoreItem *item)
         return NULL;
 }
 
+static void result_free(void *p)
+{
+        StoreResult *r = p;
+
+        if (!r)
+                return;
+        g_free(r->action);
+        g_free(r->guest_uuid);
+        g_free(r->guest_name);
+        g_free(r->reason);
+        g_free(r);
+}
+
 static void write_free(Write *w)
 {
+        result_free(w->result);
         (void)store_item_free(w->item);
         g_free(w->params_text);
         g_free(w->groups_text);
@@ -183,6 +209,27 @@ static void load_marks(Store *s)
         (void)sqlite3_finalize(q);
 }
 
+static void load_results(Store *s)
+{
+        sqlite3_stmt *q = NULL;
+
+        if (sqlite3_prepare_v2(s->db,
+                               "SELECT action, guest_uuid, guest_name, failed, reason, at FROM result", -1,
+                               &q, NULL) == SQLITE_OK)
+                while (sqlite3_step(q) == SQLITE_ROW) {
+                        StoreResult *r = g_new0(StoreResult, 1);
+
+                        *r = (StoreResult){ .action = g_strdup((const char *)sqlite3_column_text(q, 0)),
+                                            .guest_uuid = g_strdup((const char *)sqlite3_column_text(q, 1)),
+                                            .guest_name = g_strdup((const char *)sqlite3_column_text(q, 2)),
+                                            .has_failed = sqlite3_column_int(q, 3),
+                                            .reason = g_strdup((const char *)sqlite3_column_text(q, 4)),
+                                            .at = (uint64_t)sqlite3_column_int64(q, 5) };
+                        g_ptr_array_add(s->results, r);
+                }
+        (void)sqlite3_finalize(q);
+}
+
 int store_open(const char *directory, Store **ret)
 {
         g_autofree char *path = g_build_filename(directory, "queue.db", NULL), *aside = NULL;
@@ -220,7 +267,9 @@ int store_open(const char *directory, Store **ret)
         s->writes = g_async_queue_new();
         s->written = g_async_queue_new();
         s->marks = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+        s->results = g_ptr_array_new_with_free_func(result_free);
         load_marks(s);
+        load_results(s);
         *ret = s;
         return 0;
 }
@@ -329,6 +378,25 @@ static int execute_put(sqlite3 *db, const Write *w)
         return r != SQLITE_DONE ? r : execute_reserve(db, w);
 }
 
+static int execute_result(sqlite3 *db, const StoreResult *result)
+{
+        sqlite3_stmt *q = NULL;
+        int r;
+
+        r = sqlite3_prepare_v2(db, "INSERT OR REPLACE INTO result VALUES (?,?,?,?,?,?)", -1, &q, NULL);
+        if (r != SQLITE_OK)
+                return r;
+        (void)sqlite3_bind_text(q, 1, result->action, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_text(q, 2, result->guest_uuid, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_text(q, 3, result->guest_name, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_int(q, 4, result->has_failed);
+        (void)sqlite3_bind_text(q, 5, result->reason, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_int64(q, 6, (sqlite3_int64)result->at);
+        r = sqlite3_step(q);
+        (void)sqlite3_finalize(q);
+        return r;
+}
+
 static int execute(sqlite3 *db, const Write *w)
 {
         sqlite3_stmt *q = NULL;
@@ -338,6 +406,8 @@ static int execute(sqlite3 *db, const Write *w)
                 return execute_put(db, w);
         if (w->kind == WRITE_RESERVE)
                 return execute_reserve(db, w);
+        if (w->kind == WRITE_RESULT)
+                return execute_result(db, w->result);
         r = sqlite3_prepare_v2(db,
                                w->kind == WRITE_REMOVE ? "DELETE FROM item WHERE id = ?"
                                                        : "INSERT OR REPLACE INTO done VALUES (?, ?, ?)",
@@ -436,6 +506,7 @@ Store *store_free(Store *s)
         (void)sqlite3_close(s->db);
         g_async_queue_unref(s->writes);
         g_hash_table_destroy(s->marks);
+        g_ptr_array_unref(s->results);
         g_free(s);
         return NULL;
 }
@@ -497,5 +568,27 @@ void store_mark_done(Store *s, const char *action, const char *guest_uuid, const
                       .action = g_strdup(action),
                       .guest_uuid = g_strdup(guest_uuid),
                       .boot_id = g_strdup(boot_id) };
+        enqueue(s, w);
+}
+
+void store_take_results(Store *s, void (*each)(void *userdata, const StoreResult *r), void *userdata)
+{
+        for (guint i = 0; i < s->results->len; i++)
+                each(userdata, g_ptr_array_index(s->results, i));
+        g_ptr_array_set_size(s->results, 0);
+}
+
+void store_put_result(Store *s, const StoreResult *r)
+{
+        Write *w = g_new0(Write, 1);
+
+        w->kind = WRITE_RESULT;
+        w->result = g_new0(StoreResult, 1);
+        *w->result = (StoreResult){ .action = g_strdup(r->action),
+                                    .guest_uuid = g_strdup(r->guest_uuid),
+                                    .guest_name = g_strdup(r->guest_name),
+                                    .reason = g_strdup(r->reason),
+                                    .has_failed = r->has_failed,
+                                    .at = r->at };
         enqueue(s, w);
 }

@@ -49,6 +49,16 @@ void store_put(Store *s, const StoreItem *item, StoreDone done,
                void *userdata); /* replaces one of the same id */
 void store_remove(Store *s, uint32_t id, StoreDone done, void *userdata);
 
+/* What came of an action for a guest, the last time. */
+typedef struct StoreResult {
+        char *action, *guest_uuid, *guest_name, *reason;
+        bool has_failed;
+        uint64_t at; /* µs since the epoch */
+} StoreResult;
+/* Those of earlier hostds, once. */
+void store_take_results(Store *s, void (*each)(void *userdata, const StoreResult *r), void *userdata);
+void store_put_result(Store *s, const StoreResult *r); /* replaces the one of this action and guest */
+
 /* Actions: what was carried out for which guest, at which boot. Answered from memory. */
 /* boot_id NULL: at any boot. */
 bool store_was_done(const Store *s, const char *action, const char *guest_uuid, const char *boot_id);

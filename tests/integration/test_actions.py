@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 from conftest import Host
@@ -10,7 +11,7 @@ from conftest import Host
 from lab.need import eventually
 
 NAME = "guest"
-ACTION = "[Action]\nGuests=*\nOn={on}\nOnce={once}\n[Step x]\nSend=app.go now\n"
+ACTION = "[Action]\nGuests=*\nOn={on}\nOnce={once}\n[Step x]\nSend={topic} now\n"
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,10 @@ def actions(host):
     """Writes action files; no others are there."""
     shutil.rmtree(directory(host), ignore_errors=True)
 
-    def write(name, on="ready", once="always"):
+    def write(name, on="ready", once="always", topic="app.go"):
         os.makedirs(directory(host), exist_ok=True)
         with open(os.path.join(directory(host), name + ".action"), "w") as file:
-            file.write(ACTION.format(on=on, once=once))
+            file.write(ACTION.format(on=on, once=once, topic=topic))
 
     yield write
     shutil.rmtree(directory(host), ignore_errors=True)
@@ -50,11 +51,44 @@ def results(host, name):
 
 def test_noticed_from_nothing(host, actions):
     """Where the directory's own directory is missing, too, as after an installation."""
-    shutil.rmtree(os.path.dirname(directory(host)))
-    host.client.manager("Ping", "(s)", NAME)
+    above, aside = os.path.dirname(directory(host)), host.hostd.home + "/aside"
+    shutil.copytree(above, aside)
+    shutil.rmtree(above)
     eventually(lambda: known(host) == set(), 10, "none are left")
     for name in "first", "second":
         actions(name)
         eventually(lambda: name in known(host), 10, f"{name} noticed")
-        shutil.rmtree(os.path.dirname(directory(host)))
+        shutil.rmtree(above)
         eventually(lambda: known(host) == set(), 10, "its end noticed")
+    shutil.copytree(aside, above)
+
+
+@pytest.fixture
+def guest(host):
+    """It takes messages, but for those to app.no."""
+    def answer(port, ident, body, payload):
+        port.reply(ident, {"error": "NoHandler", "message": "nobody here"} if body["topic"] == "app.no" else {})
+    host.peers[NAME].serve["message.send"] = answer
+
+
+def times(host, name):
+    return [at for action in host.client.manager("ListActions") if action[0] == name for _, _, at, _ in action[6]]
+
+
+def test_remembered(host, actions, guest):
+    """How the last run ended is known to the next hostd, also where there is no run any more: of a guest that is not ready."""
+    actions("good", once="boot")
+    actions("bad", once="boot", topic="app.no")
+    eventually(lambda: known(host) == {"good", "bad"}, 10, "the files noticed")
+    host.hostd.restart()
+    eventually(lambda: all(results(host, name).get(NAME, ("",))[0] in ("done", "failed") for name in ("good", "bad")), 20, "both ends")
+    assert results(host, "good") == {NAME: ("done", "")}
+    result, reason = results(host, "bad")[NAME]
+    assert result == "failed" and "app.no" in reason
+    before = {name: (results(host, name), times(host, name)) for name in ("good", "bad")}
+    host.peers[NAME].close()
+    time.sleep(0.5)  # on disk, a moment later
+    host.hostd.restart()
+    assert {name: (results(host, name), times(host, name)) for name in ("good", "bad")} == before
+    host.peers[NAME] = type(host.peers[NAME])(host.socket(NAME, "ctl"), host.socket(NAME, "data"), NAME)
+    host.client.wait_ready(NAME, 20)

@@ -79,6 +79,7 @@ Run=/bin/sh -c 'stat -c %a /run/site >> /run/order'
     actions("40-guest", on_ready.format(once="guest", word="guest"))
     actions("50-always", on_ready.format(once="always", word="always"))
     actions("90-started", on_ready.format(once="boot", word="started").replace("=ready", "=started"))
+    actions("91-started-guest", on_ready.format(once="guest", word="started, guest").replace("=ready", "=started"))
     actions("95-stopped", "[Action]\nGuests=lab\nOn=stopped\nOnce=always\n"
                           "[Step x]\nRun=/bin/sh -c 'echo stopped >> /run/stopped'\n")
     eventually(lambda: results(client, "95-stopped") is not None, 10, "the files noticed")
@@ -86,7 +87,7 @@ Run=/bin/sh -c 'stat -c %a /run/site >> /run/order'
     reboot(lab, vm)
     ended(client, "50-always")
     # What waits for the start comes before what waits for the guest; then by name.
-    assert lines(client, "/run/order") == ["started", "640", "second", "guest", "always"]
+    assert lines(client, "/run/order") == ["started", "started, guest", "640", "second", "guest", "always"]
     assert results(client, "30-other") == {}
     eventually(lambda: lines(client, "/run/stopped") == ["stopped"], 20, "what was queued at the stop")
     assert "Action 10-site for guest lab is done" in lab.place.log("hostd")
@@ -94,13 +95,15 @@ Run=/bin/sh -c 'stat -c %a /run/site >> /run/order'
     lab.hostd.restart()
     client.wait_ready("lab", 60)
     ended(client, "50-always")
-    assert results(client, "10-site") == {}
-    assert lines(client, "/run/order") == ["started", "640", "second", "guest", "always", "always"]
+    assert results(client, "10-site") == {"lab": ("done", "")}
+    assert lines(client, "/run/order") == ["started", "started, guest", "640", "second", "guest", "always", "always"]
     assert lines(client, "/run/stopped") == ["stopped"]
 
     reboot(lab, vm)
     ended(client, "50-always")
     assert lines(client, "/run/order") == ["started", "640", "second", "always"]
+    # What is not done again is not waited for either.
+    assert results(client, "91-started-guest") == {"lab": ("done", "")}
     eventually(lambda: lines(client, "/run/stopped") == ["stopped"], 20, "what was queued at the stop")
 
 

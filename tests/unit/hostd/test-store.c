@@ -123,6 +123,40 @@ START_TEST(test_comes_back)
 }
 END_TEST
 
+static void on_result(void *userdata, const StoreResult *r)
+{
+        unsigned *n = userdata;
+
+        (*n)++;
+        ck_assert_str_eq(r->guest_uuid, "u");
+        ck_assert_str_eq(r->guest_name, "web01");
+        ck_assert_int_eq(r->has_failed, str_eq(r->action, "a"));
+        ck_assert_str_eq(r->reason, r->has_failed ? "why" : "");
+        ck_assert_uint_eq(r->at, r->has_failed ? 7 : 8);
+}
+
+START_TEST(test_results_come_back)
+{
+        StoreResult result = { (char *)"a", (char *)"u", (char *)"web01", (char *)"", false, 6 };
+        unsigned n = 0;
+        Store *s = opened();
+
+        store_take_results(s, on_result, &n);
+        store_put_result(s, &result);
+        result.has_failed = true, result.reason = (char *)"why", result.at = 7;
+        store_put_result(s, &result); /* replaced */
+        result = (StoreResult){ (char *)"b", (char *)"u", (char *)"web01", (char *)"", false, 8 };
+        store_put_result(s, &result);
+        (void)store_free(s);
+        s = opened();
+        store_take_results(s, on_result, &n);
+        ck_assert_uint_eq(n, 2);
+        store_take_results(s, on_result, &n);
+        ck_assert_uint_eq(n, 2);
+        (void)store_free(s);
+}
+END_TEST
+
 START_TEST(test_removed_is_gone_and_its_id_not_given_again)
 {
         Store *s = opened();
@@ -289,6 +323,7 @@ END_TEST
 
 SUITE_AROUND("store", setup, teardown,
              { test_comes_back },
+      { test_results_come_back },
              { test_removed_is_gone_and_its_id_not_given_again },
              { test_ids_that_were_only_used_are_not_given_again },
              { test_told_when_on_disk },
