@@ -25,6 +25,23 @@ typedef struct Parse {
 static const char *const once_names[] = { "boot", "guest", "always" };
 static const char *const verb_names[] = { "push", "pull", "run", "send", "call" };
 
+#define OF(verb) (1u << (verb))
+#define OF_FILES (OF(STEP_PUSH) | OF(STEP_PULL))
+#define OF_ALL (OF_FILES | OF(STEP_RUN) | OF(STEP_SEND) | OF(STEP_CALL))
+static const struct {
+        const char *key;
+        unsigned verbs;
+} step_options[ACTION_STEP_OPTIONS] = {
+        { "Mode", OF_FILES },
+        { "Owner", OF_FILES },
+        { "Preserve", OF_FILES },
+        { "Overwrite", OF_FILES },
+        { "User", OF(STEP_RUN) },
+        { "WorkingDirectory", OF(STEP_RUN) },
+        { "Environment", OF(STEP_RUN) },
+        { "Timeout", OF_ALL },
+};
+
 const char *action_once_to_string(ActionOnce once)
 {
         return once_names[once];
@@ -274,6 +291,9 @@ static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const cha
                                                         : NULL;
         guint64 mode;
 
+        for (size_t i = 0; i < ELEMENTSOF(step_options); i++)
+                if (str_eq(key, step_options[i].key))
+                        s->option_lines[i] = line;
         if (text) {
                 g_free(*text);
                 *text = g_strdup(value);
@@ -369,6 +389,19 @@ static void on_complain(void *userdata, const char *file, unsigned line, const c
         complain(userdata, line, "%s", why);
 }
 
+/* Known when all was read: an option may stand before its verb. */
+static void check_options(Parse *p, const ActionStep *s)
+{
+        for (size_t i = 0; i < ELEMENTSOF(step_options); i++)
+                if (s->option_lines[i] > 0 && !(step_options[i].verbs & OF(s->verb)))
+                        complain(p, s->option_lines[i],
+                                 "[Step %s]: %s= has no meaning here: it belongs to %s, and the step is a "
+                                 "%c%s",
+                                 s->name, step_options[i].key,
+                                 step_options[i].verbs == OF_FILES ? "Push and Pull" : "Run",
+                                 g_ascii_toupper(verb_names[s->verb][0]), verb_names[s->verb] + 1);
+}
+
 int action_parse(const char *file, const char *text, size_t n, ActionComplain complaints, void *userdata,
                  Action **ret)
 {
@@ -390,6 +423,8 @@ int action_parse(const char *file, const char *text, size_t n, ActionComplain co
         if (a->n_steps == 0)
                 complain(&p, MAX(a->line, 1u), "there is no [Step NAME]");
         for (size_t i = 0; i < a->n_steps; i++) {
+                if (a->steps[i].has_verb)
+                        check_options(&p, &a->steps[i]);
                 if (!a->steps[i].has_verb)
                         complain(&p, a->steps[i].line,
                                  "[Step %s] has no verb: one of Push, Pull, Run, Send, Call",

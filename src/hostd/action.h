@@ -14,6 +14,8 @@ typedef enum ActionOn { ACTION_ON_READY, ACTION_ON_STARTED, ACTION_ON_STOPPED, A
 typedef enum ActionOnce { ACTION_ONCE_BOOT, ACTION_ONCE_GUEST, ACTION_ONCE_ALWAYS } ActionOnce;
 typedef enum StepVerb { STEP_PUSH, STEP_PULL, STEP_RUN, STEP_SEND, STEP_CALL } StepVerb;
 
+#define ACTION_STEP_OPTIONS 8u
+
 typedef struct ActionStep {
         char *name;
         unsigned line; /* of its verb; without one, of its header */
@@ -25,8 +27,9 @@ typedef struct ActionStep {
         uint32_t mode;                        /* UINT32_MAX: the source's */
         char *owner, *overwrite, *user, *cwd; /* NULL */
         bool preserve;
-        char **env;            /* K=V, NULL-terminated; NULL */
-        uint64_t timeout_usec; /* 0: the action's */
+        char **env;                                 /* K=V, NULL-terminated; NULL */
+        uint64_t timeout_usec;                      /* 0: the action's */
+        unsigned option_lines[ACTION_STEP_OPTIONS]; /* 0: it is not there */
 } ActionStep;
 
 typedef struct Action {
