@@ -15,11 +15,11 @@
 #include "base/fs.h"
 #include "cli/client.h"
 #include "proto/digest.h"
+#include "proto/name.h"
 
 #define PROGRAM_SIZE_MAX (64u * 1024 * 1024)
-#define STAGE_PATH "/run/vmferry/guestd.new" /* in the guest, which copies it from there */
-#define CONFIRM_USEC (45 * USEC_PER_SEC)     /* and the old one is back within a minute */
-#define GRACE_USEC (40 * USEC_PER_SEC)       /* for the old program to come back */
+#define CONFIRM_USEC (45 * USEC_PER_SEC) /* and the old one is back within a minute */
+#define GRACE_USEC (40 * USEC_PER_SEC)   /* for the old program to come back */
 #define POLL_USEC (200 * USEC_PER_MSEC)
 #define AT_ONCE_DEFAULT 4u
 #define AT_ONCE_MAX 256u
@@ -89,7 +89,7 @@ static int push_program(const Upgrade *u, const char *guest, const char *name)
 
         m = client_call_new(u->cli, BUS_PATH, IFACE_MANAGER, "Push");
         if (!m ||
-            sd_bus_message_append(m, "sssa{sv}", guest, u->program, STAGE_PATH, 1, "mode", "u",
+            sd_bus_message_append(m, "sssa{sv}", guest, u->program, NAME_UPGRADE_STAGE, 1, "mode", "u",
                                   (uint32_t)0700) < 0 ||
             client_call(u->cli, m, UINT64_MAX, NULL, &reply) < 0 ||
             sd_bus_message_read(reply, "uo", &id, &path) < 0)
@@ -152,7 +152,7 @@ static int upgrade_one(const Upgrade *u, const char *guest)
                 return EXIT_FAILED;
         m = client_call_new(u->cli, BUS_PATH, IFACE_MANAGER, "Upgrade");
         if (!m ||
-            sd_bus_message_append(m, "sssa{sv}", guest, STAGE_PATH, u->digest, 1, "timeout", "t",
+            sd_bus_message_append(m, "sssa{sv}", guest, NAME_UPGRADE_STAGE, u->digest, 1, "timeout", "t",
                                   u->timeout) < 0 ||
             client_call(u->cli, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;

@@ -147,7 +147,8 @@ static void upgrade_finish(Upgrade *u, WireError error, const char *text)
         u->output = fd_close(u->output);
         if (error != WIRE_OK && u->fresh)
                 (void)unlink(u->fresh);
-        if (error == WIRE_OK && u->source)
+        /* Whatever else the host has named is not ours to remove when nothing came of it. */
+        if (u->source && (error == WIRE_OK || str_eq(u->source, NAME_UPGRADE_STAGE)))
                 (void)unlink(u->source);
         free(TAKE(u->fresh));
         free(TAKE(u->source));

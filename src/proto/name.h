@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Where a host puts a new guestd, in the guest, before it asks for the upgrade. */
+#define NAME_UPGRADE_STAGE "/run/vmferry/guestd.new"
+
 /* [A-Za-z0-9._-]{1,TOPIC_MAX}, not starting with a dot: it names a file in handlers.d. */
 bool name_is_topic(const char *untrusted);
 /* Absolute, at most PATH_BYTES_MAX, no empty, "." or ".." component in it; a trailing slash is allowed. */

@@ -2,6 +2,7 @@
 """guestd replaced by another, and by what is none: the host always finds one that works."""
 
 import os
+import subprocess
 
 import pytest
 from guestdaemon import Guest, copy_of, ended
@@ -71,6 +72,23 @@ def test_wrong_program(guest, name):
         upgrade(guest, fresh(guest, WRONG[name][0]))
     assert e.value.name == WRONG[name][1] and len(e.value.body["message"]) > 20
     assert digest(guest.program) == before and not os.path.exists(guest.program + ".new")
+    guest.well()
+
+
+STAGE = "/run/vmferry/guestd.new"
+
+
+@pytest.mark.parametrize("wanted", ["Incompatible", "Integrity"])
+def test_nothing_is_left(guest, wanted):
+    """What was put where hosts put it is removed after a failure, too; what lies elsewhere is not the daemon's."""
+    path = fresh(guest, WRONG["one that fails"][0])
+    subprocess.run(guest.inside("cp", path, STAGE), check=True)
+    for source in path, STAGE:
+        with pytest.raises(Remote) as e:
+            guest.host.request("agent.upgrade", path=source, digest=digest(path) if wanted == "Incompatible" else "xxh64:0000000000000000")
+        assert e.value.name == wanted
+    assert os.path.exists(path)
+    assert subprocess.run(guest.inside("test", "-e", STAGE)).returncode == 1
     guest.well()
 
 
