@@ -127,6 +127,17 @@ static int wait_back(const Upgrade *u, const char *path, uint64_t ready_since, c
         return 0;
 }
 
+static bool may_be_upgraded(json_object *guest)
+{
+        json_object *list = json_object_object_get(guest, "Capabilities");
+        size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+
+        for (size_t i = 0; i < n; i++)
+                if (str_eq(json_object_get_string(json_object_array_get_idx(list, i)), "upgrade"))
+                        return true;
+        return false;
+}
+
 /* guest: its name or UUID, by which it is asked for; of --all it is the UUID, which no other guest can take
  * on. It is told of by its name. */
 static int upgrade_one(const Upgrade *u, const char *guest)
@@ -147,6 +158,11 @@ static int upgrade_one(const Upgrade *u, const char *guest)
         if (!u->force && str_eq(json_str(before, "AgentBuild"), u->digest))
                 return report(u, before, "up-to-date", json_str(before, "AgentVersion"),
                               "runs this vmferry-guestd already (%s)", json_str(before, "AgentVersion"));
+        if (!may_be_upgraded(before))
+                return cli_fail(
+                        "%s: its vmferry-guestd is too old, or its policy forbids it (AllowUpgrade= of "
+                        "guestd.conf, and what that needs)",
+                        name);
         ready_since = json_u64(before, "ReadySince");
         if (push_program(u, guest, name) != EXIT_DONE)
                 return EXIT_FAILED;

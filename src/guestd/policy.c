@@ -35,13 +35,27 @@ void policy_done(Policy *p)
         p->local_topics = list_free(p->local_topics);
 }
 
+/* By its name: a root that leads there by a link does not count, as links change. */
+static bool may_stage(const Policy *p)
+{
+        for (char **root = p->write_roots; root && *root; root++) {
+                size_t n = strlen(*root);
+
+                if (str_eq(*root, "/") ||
+                    (str_has_prefix(NAME_UPGRADE_STAGE, *root) && NAME_UPGRADE_STAGE[n] == '/'))
+                        return true;
+        }
+        return !p->write_roots;
+}
+
 bool policy_may(const Policy *p, PolicyVerb verb)
 {
         if ((unsigned)verb >= _POLICY_VERB_MAX || !p->allow[verb])
                 return false;
-        /* Who may replace the daemon may do everything. */
-        return verb != POLICY_UPGRADE || (p->allow[POLICY_EXEC] && p->allow[POLICY_PUSH] &&
-                                          !p->exec_commands && policy_may_run_as(p, "root", 0));
+        /* Who may replace the daemon may do everything; and the new one has to get here. */
+        return verb != POLICY_UPGRADE ||
+               (p->allow[POLICY_EXEC] && p->allow[POLICY_PUSH] && !p->exec_commands &&
+                policy_may_run_as(p, "root", 0) && may_stage(p));
 }
 
 const char *policy_verb_to_string(PolicyVerb verb)

@@ -18,7 +18,8 @@ typedef enum PolicyVerb {
         POLICY_PULL,
         POLICY_SEND,
         POLICY_CALL,
-        POLICY_UPGRADE, /* also needs what it amounts to: commands of any kind, as root, and push */
+        POLICY_UPGRADE, /* also needs what it amounts to: commands of any kind, as root, and push
+                         * to where the new one is put */
         _POLICY_VERB_MAX,
 } PolicyVerb;
 

@@ -94,7 +94,7 @@ int bus_verb_upgrade(sd_bus_message *m, void *userdata, sd_bus_error *error)
                 return bus_error_set(
                         error, WIRE_UNSUPPORTED,
                         "Guest %s: its daemon cannot be upgraded: it is too old, or its policy forbids it "
-                        "(AllowUpgrade= of guestd.conf)",
+                        "(AllowUpgrade= of guestd.conf, and what that needs)",
                         guest_name(g));
         o = json_object_new_object();
         json_object_object_add(o, "method", json_object_new_string("agent.upgrade"));

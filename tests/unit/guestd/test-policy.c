@@ -51,6 +51,35 @@ START_TEST(without_lists_everything_goes)
 }
 END_TEST
 
+static char ***write_roots(Policy *p)
+{
+        return &p->write_roots;
+}
+
+static const struct {
+        const char *first, *second;
+        bool may;
+} stages[] = {
+        { "/srv", NULL, false },
+        { "/srv", "/", true },
+        { "/srv", "/run", true },
+        { "/run/vmferry", "/srv", true },
+        { "/run/vmfer", NULL, false },
+        { "/run/vmferry/x", NULL, false },
+        { "/run/vmferry/guestd.new", NULL, false },
+        { NULL, NULL, false },
+};
+
+/* What could not be pushed is not offered. */
+START_TEST(upgrade_needs_a_place)
+{
+        Policy p = policy_with(write_roots, stages[_i].first, stages[_i].second);
+
+        ck_assert_int_eq(policy_may(&p, POLICY_UPGRADE), stages[_i].may);
+        ck_assert(policy_may(&p, POLICY_PUSH));
+}
+END_TEST
+
 static const struct {
         const char *glob, *command;
         bool may;
@@ -148,4 +177,5 @@ SUITE("guestd-policy",
       { a_hostile_name_takes_no_time },
       { users_by_name_and_number },
       { topics_of_local_users },
+      { upgrade_needs_a_place, ELEMENTSOF(stages) },
       { verbs_have_names })
