@@ -66,11 +66,20 @@ static bool check_file(const char *file, sd_bus_message *guests)
         return r >= 0;
 }
 
+static void on_unreadable(void *userdata, const char *dir, int r)
+{
+        bool *good = userdata;
+
+        *good = false;
+        (void)fprintf(stderr, "%s: %s\n", dir, strerror(-r));
+}
+
 static int check(Cli *c, char **names)
 {
         _cleanup_message_ sd_bus_message *guests = ask_guests(c);
         char **dirs, **files = NULL;
         bool good = true;
+        int r;
 
         for (; *names; names++) {
                 good = check_file(*names, guests) && good;
@@ -78,8 +87,9 @@ static int check(Cli *c, char **names)
                         return good ? EXIT_DONE : EXIT_FAILED;
         }
         dirs = action_directories(c->user);
-        if (ini_list_files((const char *const *)dirs, ".action", &files) < 0)
-                good = false;
+        r = action_list_files(dirs, on_unreadable, &good, &files);
+        if (r < 0)
+                good = cli_fail("the actions cannot be listed: %s", strerror(-r)) == EXIT_DONE;
         for (char **f = files; f && *f; f++)
                 good = check_file(*f, guests) && good;
         ini_files_free(files);

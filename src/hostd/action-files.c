@@ -133,6 +133,11 @@ static void load_file(ActionFiles *fs, const char *path)
                 tell_unmatched(fs, a);
 }
 
+static void on_unreadable(void *userdata, const char *dir, int r)
+{
+        log_warning("%s: its actions cannot be read: %s", dir, strerror(-r));
+}
+
 void action_files_load(ActionFiles *fs)
 {
         char **dirs = action_directories(host_config(fs->host)->user), **files = NULL;
@@ -140,9 +145,9 @@ void action_files_load(ActionFiles *fs)
 
         for (char **d = dirs; *d; d++) /* again and again: it may not have been there before */
                 watch(fs, *d);
-        r = ini_list_files((const char *const *)dirs, ".action", &files);
+        r = action_list_files(dirs, on_unreadable, NULL, &files);
         if (r < 0)
-                log_warning("The directories of actions cannot be read: %s", strerror(-r));
+                log_warning("The actions cannot be listed: %s", strerror(-r));
         g_ptr_array_set_size(fs->all, 0);
         for (char **f = files; f && *f; f++)
                 load_file(fs, *f);

@@ -482,3 +482,23 @@ char **action_directories(bool user)
         dirs[2] = g_strdup("/run/vmferry/actions.d");
         return dirs;
 }
+
+int action_list_files(char **dirs, void (*unreadable)(void *userdata, const char *dir, int r),
+                      void *userdata, char ***ret)
+{
+        g_autofree const char **readable = g_new0(const char *, g_strv_length(dirs) + 1);
+        size_t n = 0;
+
+        for (char **d = dirs; *d; d++) {
+                const char *const one[] = { *d, NULL };
+                char **files = NULL;
+                int r = ini_list_files(one, ".action", &files);
+
+                if (r < 0)
+                        unreadable(userdata, *d, r);
+                else
+                        readable[n++] = *d;
+                (void)ini_files_free(files);
+        }
+        return ini_list_files(readable, ".action", ret);
+}

@@ -64,3 +64,7 @@ const char *step_verb_to_string(StepVerb v);
 /* Where the files are, later ones over earlier ones, NULL-terminated; g_strfreev(), or free() each and all.
  */
 char **action_directories(bool user);
+/* The files in them, as ini_list_files() has it; ini_files_free(). A directory that cannot be read is told
+ * of and passed over. 0, -errno. */
+int action_list_files(char **dirs, void (*unreadable)(void *userdata, const char *dir, int r),
+                      void *userdata, char ***ret);

@@ -3,12 +3,13 @@
 
 import os
 import shutil
+import subprocess
 import time
 
 import pytest
 from conftest import Host
 
-from lab.need import eventually
+from lab.need import built, eventually
 
 NAME = "guest"
 ACTION = "[Action]\nGuests=*\nOn={on}\nOnce={once}\n[Step x]\nSend={topic} now\n"
@@ -92,3 +93,15 @@ def test_remembered(host, actions, guest):
     assert {name: (results(host, name), times(host, name)) for name in ("good", "bad")} == before
     host.peers[NAME] = type(host.peers[NAME])(host.socket(NAME, "ctl"), host.socket(NAME, "data"), NAME)
     host.client.wait_ready(NAME, 20)
+
+
+def test_unreadable(host, actions):
+    """A directory that cannot be read is told of, by the command and by hostd."""
+    os.symlink(os.path.basename(directory(host)), directory(host))
+    try:
+        r = subprocess.run([built("src/cli/vmferry"), "--user", "actions", "check"], capture_output=True, text=True, timeout=60,
+                           env=host.hostd.env)
+        assert r.returncode == 1 and r.stderr.startswith(directory(host) + ": "), r
+        eventually(lambda: f"{directory(host)}: its actions cannot be read" in host.place.log("hostd"), 10, "the same in the log")
+    finally:
+        os.unlink(directory(host))

@@ -5,6 +5,7 @@
 #include <glib.h>
 
 #include "base/base.h"
+#include "base/ini.h"
 #include "hostd/action.h"
 #include "../suite.h"
 
@@ -230,10 +231,47 @@ START_TEST(test_all_errors_are_told)
 }
 END_TEST
 
+static void on_unreadable(void *userdata, const char *dir, int r)
+{
+        unsigned *n = userdata;
+
+        (*n)++;
+        ck_assert_int_eq(r, -ELOOP);
+        ck_assert(g_str_has_suffix(dir, "/loop"));
+}
+
+/* The others are read all the same, and later ones override earlier ones. */
+START_TEST(test_an_unreadable_directory)
+{
+        g_autofree char *top = g_dir_make_tmp("vmferry-actions-XXXXXX", NULL);
+        g_autofree char *script = g_strdup_printf("cd %s && mkdir one two && echo 1 >one/a.action && "
+                                                  "echo 2 >two/a.action && echo 1 >one/b.action && "
+                                                  "ln -s loop loop",
+                                                  top);
+        g_autofree char *clean = g_strdup_printf("rm -rf %s", top);
+        char *dirs[] = { g_build_filename(top, "one", NULL), g_build_filename(top, "loop", NULL),
+                         g_build_filename(top, "none", NULL), g_build_filename(top, "two", NULL), NULL };
+        char **files = NULL;
+        unsigned n = 0;
+
+        ck_assert_int_eq(system(script), 0);
+        ck_assert_int_eq(action_list_files(dirs, on_unreadable, &n, &files), 0);
+        ck_assert_uint_eq(n, 1);
+        ck_assert(g_str_has_suffix(files[0], "/two/a.action"));
+        ck_assert(g_str_has_suffix(files[1], "/one/b.action"));
+        ck_assert_ptr_null(files[2]);
+        (void)ini_files_free(files);
+        for (char **d = dirs; *d; d++)
+                g_free(*d);
+        ck_assert_int_eq(system(clean), 0);
+}
+END_TEST
+
 SUITE("action",
       { test_good },
       { test_by_uuid },
       { test_remarks },
       { test_bad, ELEMENTSOF(bad) },
+      { test_an_unreadable_directory },
       { test_nothing_in_it },
       { test_all_errors_are_told })
