@@ -227,8 +227,21 @@ static void forget_facts(Guest *g)
         g->ops->facts_changed(g->userdata, g);
 }
 
+/* It was off, and nobody has looked meanwhile: another QEMU runs now. */
+static void pass_through_off(Guest *g)
+{
+        _cleanup_(domain_freep) Domain *off = domain_copy(g->domain);
+
+        off->state = DOMAIN_OFF;
+        off->id = -1;
+        guest_update(g, off);
+}
+
 void guest_update(Guest *g, const Domain *d)
 {
+        if (g->domain->state != DOMAIN_OFF && d->state != DOMAIN_OFF && g->domain->id != d->id)
+                pass_through_off(g);
+
         _cleanup_(domain_freep) Domain *old = g->domain;
         bool is_same_boot = old->id == d->id;
         bool is_same_socket = is_same_boot && str_eq(old->control_socket, d->control_socket);

@@ -447,6 +447,45 @@ START_TEST(test_reboot)
 }
 END_TEST
 
+static void on_state_noted(void *userdata, Guest *g, GuestState old)
+{
+        GString *noted = userdata;
+
+        g_string_append_printf(noted, "%s>%s ", guest_state_to_string(old),
+                               guest_state_to_string(guest_state(g)));
+}
+
+/* Stopped and started between two looks: who waits for either hears of both. */
+START_TEST(test_another_domain_id)
+{
+        static const GuestOps noting = { .state_changed = on_state_noted,
+                                         .facts_changed = on_facts,
+                                         .notify = on_notify,
+                                         .request = on_request };
+        g_autoptr(GString) noted = g_string_new(NULL);
+        _cleanup_(domain_freep) Domain *d = NULL;
+
+        set_up();
+        guest = guest_free(guest);
+        guest = guest_new(domain, &noting, noted);
+        UNTIL(is_state(GUEST_READY), 2000);
+        g_string_truncate(noted, 0);
+        d = domain_copy(domain);
+        d->id = 7;
+        guest_update(guest, d);
+        ck_assert_ptr_nonnull(strstr(noted->str, ">off off>waiting "));
+        ck_assert_str_eq(guest_facts(guest)->boot_id, "");
+        UNTIL(is_state(GUEST_READY), 2000);
+        /* The same one again. */
+        g_string_truncate(noted, 0);
+        guest_update(guest, d);
+        d->state = DOMAIN_PAUSED;
+        guest_update(guest, d);
+        ck_assert_ptr_null(strstr(noted->str, "off"));
+        tear_down();
+}
+END_TEST
+
 START_TEST(test_pause)
 {
         _cleanup_(domain_freep) Domain *d = NULL;
@@ -507,4 +546,5 @@ END_TEST
 
 SUITE("guest", { test_ready }, { test_from_guest }, { test_timeout_and_cancel }, { test_not_ready },
       { test_busy }, { test_lost_and_back }, { test_keepalive, 5 }, { test_deaf }, { test_reboot },
+      { test_another_domain_id },
       { test_pause }, { test_garbage }, { test_free_with_requests })
