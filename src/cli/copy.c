@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "cli/client.h"
+#include "cli/copy-path.h"
 #include "cli/progress.h"
 #include "cli/pump.h"
 
@@ -40,50 +41,6 @@ typedef struct Copy {
         Pump pump; /* between a terminal or pipe of ours and the pipe that hostd has */
         bool has_pump;
 } Copy;
-
-/* GUEST:PATH, where no slash stands before the colon. Returns the path; *ret_guest is malloc'ed. NULL: a
- * local path. */
-static const char *split_remote(const char *s, char **ret_guest)
-{
-        const char *colon = strchr(s, ':'), *slash = strchr(s, '/');
-
-        if (!colon || colon == s || (slash && slash < colon))
-                return NULL;
-        *ret_guest = strndup(s, (size_t)(colon - s));
-        return colon + 1;
-}
-
-/* Absolute and without "." and "..": hostd resolves nothing for its callers. The last component is kept as
- * it is. */
-static char *local_path(const char *s)
-{
-        _cleanup_free_ char *copy = strdup(s), *resolved = NULL;
-        bool trailing = s[0] && s[strlen(s) - 1] == '/';
-        char *slash, *ret = NULL;
-        const char *last;
-
-        if (!copy)
-                return NULL;
-        while (strlen(copy) > 1 && copy[strlen(copy) - 1] == '/')
-                copy[strlen(copy) - 1] = 0;
-        slash = strrchr(copy, '/');
-        last = slash ? slash + 1 : copy;
-        if (strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || strcmp(copy, "/") == 0) {
-                resolved = realpath(copy, NULL);
-                return resolved && asprintf(&ret, "%s/", strcmp(resolved, "/") == 0 ? "" : resolved) >= 0
-                               ? ret
-                               : NULL;
-        }
-        if (slash)
-                *slash = 0;
-        resolved = realpath(!slash ? "." : slash == copy ? "/" : copy, NULL);
-        if (!resolved)
-                return NULL;
-        return asprintf(&ret, "%s/%s%s", strcmp(resolved, "/") == 0 ? "" : resolved, last,
-                        trailing ? "/" : "") >= 0
-                       ? ret
-                       : NULL;
-}
 
 static bool is_directory(const char *path)
 {
@@ -147,6 +104,7 @@ static int start(Copy *c, const char *source, const char *destination)
         _cleanup_message_ sd_bus_message *reply = NULL;
         _cleanup_free_ char *local = NULL;
         _cleanup_close_ int fd = -EBADF;
+        bool contents;
         CopyJob *j = &c->jobs[c->n_jobs];
         sd_bus_message *m;
         const char *path;
@@ -159,7 +117,7 @@ static int start(Copy *c, const char *source, const char *destination)
         } else if ((fd = open_own(c, here)) >= 0) {
                 is_stream = true;
         } else {
-                local = local_path(here);
+                local = copy_path_resolve(here, &contents);
                 if (!local)
                         return cli_fail("%s: %s", here, strerror(errno));
         }
@@ -462,13 +420,13 @@ int command_cp(Cli *cli, int argc, char **argv)
         n = (size_t)(argc - optind - 1);
         sources = argv + optind;
         destination = argv[argc - 1];
-        remote = split_remote(destination, &guest);
+        remote = copy_path_split(destination, &guest);
         c.push = remote != NULL;
         if (remote)
                 destination = remote;
         for (size_t i = 0; i < n; i++) {
                 _cleanup_free_ char *g = NULL;
-                const char *p = split_remote(sources[i], &g);
+                const char *p = copy_path_split(sources[i], &g);
 
                 if (c.push == (p != NULL))
                         return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'",

@@ -186,6 +186,20 @@ def names(path):
     return found
 
 
+def one_line(r, *said, status=1):
+    assert r.returncode == status and r.stderr.count("\n") == 1, (r.returncode, r.stdout, r.stderr)
+    assert all(s in r.stderr for s in said), r.stderr
+
+
+def test_empty_name(pair, place):
+    """It is no file, and not the directory that we are in."""
+    os.makedirs(place + "/here/inner")
+    os.mkdir(place + "/there")
+    one_line(vmferry(pair, "cp", "", f"good:{place}/there/", cwd=place + "/here"), "No such file")
+    one_line(vmferry(pair, "cp", f"good:{place}/here", "", cwd=place + "/there"), "No such file")
+    assert os.listdir(place + "/there") == []
+
+
 def test_overwrite(pair, place):
     """fail leaves what is there, update takes the newer ones, replace all."""
     fill(place + "/a")
