@@ -29,11 +29,21 @@ typedef struct CopyJob {
         char *digest, state[16];
 } CopyJob;
 
+typedef struct Source {
+        const char *given; /* without GUEST: */
+        char *path;        /* as hostd takes it; NULL: a stream of ours, or error */
+        bool is_contents;
+        int error; /* errno, told when its turn comes */
+} Source;
+
 typedef struct Copy {
         Cli *cli;
         bool push, preserve, queue, detach, cancelled;
         const char *overwrite;
         uint64_t ttl;
+        Source *sources;
+        size_t n_sources;
+        char *destination; /* as hostd takes it, or what stands for a stream of ours */
         char *guest_object;
         size_t n_failed;
         CopyJob *jobs;
@@ -49,7 +59,7 @@ static bool is_directory(const char *path)
         return stat(path, &st) >= 0 && S_ISDIR(st.st_mode);
 }
 
-static int append_options(const Copy *c, sd_bus_message *m)
+static int append_options(const Copy *c, const Source *s, sd_bus_message *m)
 {
         (void)sd_bus_message_open_container(m, 'a', "{sv}");
         if (c->preserve)
@@ -60,6 +70,8 @@ static int append_options(const Copy *c, sd_bus_message *m)
                 (void)sd_bus_message_append(m, "{sv}", "queue", "b", true);
         if (c->ttl != UINT64_MAX)
                 (void)sd_bus_message_append(m, "{sv}", "ttl", "t", c->ttl);
+        if (s->is_contents)
+                (void)sd_bus_message_append(m, "{sv}", "contents", "b", true);
         return sd_bus_message_close_container(m);
 }
 
@@ -85,58 +97,68 @@ static int give_descriptor(Copy *c)
         return pipes[c->push ? 0 : 1];
 }
 
-/* What hostd cannot open for us: descriptors of ours (<(command) of a shell is one), and devices, which are
- * hidden from it. */
-static int open_own(const Copy *c, const char *path)
+/* What hostd cannot open for us: our standard input and output, other descriptors of ours (<(command) of a
+ * shell is one), and devices, which are hidden from it. */
+static bool is_standard(const Copy *c, const char *path)
 {
-        bool is_own = str_has_prefix(path, "/dev/fd/") || str_has_prefix(path, "/proc/self/fd/");
-        struct stat st;
-
-        if (!is_own && (c->push || stat(path, &st) < 0 || !S_ISCHR(st.st_mode)))
-                return -EBADF;
-        return open(path, (c->push ? O_RDONLY : O_WRONLY) | O_CLOEXEC | O_NOCTTY);
+        return strcmp(path, "-") == 0 || str_eq(path, c->push ? "/dev/stdin" : "/dev/stdout");
 }
 
-static int start(Copy *c, const char *source, const char *destination)
+static bool is_ours(const Copy *c, const char *path)
 {
-        const char *here = c->push ? source : destination;
-        bool is_stream = strcmp(here, "-") == 0 || str_eq(here, c->push ? "/dev/stdin" : "/dev/stdout");
+        struct stat st;
+
+        return is_standard(c, path) || str_has_prefix(path, "/dev/fd/") ||
+               str_has_prefix(path, "/proc/self/fd/") ||
+               (!c->push && stat(path, &st) >= 0 && S_ISCHR(st.st_mode));
+}
+
+/* The one that our side is; negative errno. */
+static int open_ours(Copy *c, const char *path)
+{
+        int fd;
+
+        if (is_standard(c, path))
+                return give_descriptor(c);
+        fd = open(path, (c->push ? O_RDONLY : O_WRONLY) | O_CLOEXEC | O_NOCTTY);
+        return fd < 0 ? -errno : fd;
+}
+
+static int start(Copy *c, const Source *s)
+{
+        const char *here = c->push ? s->given : c->destination;
+        bool is_stream = !s->error && is_ours(c, here);
         _cleanup_message_ sd_bus_message *reply = NULL;
-        _cleanup_free_ char *local = NULL;
         _cleanup_close_ int fd = -EBADF;
-        bool contents;
         CopyJob *j = &c->jobs[c->n_jobs];
         sd_bus_message *m;
         const char *path;
         int r;
 
-        if (is_stream) {
-                fd = give_descriptor(c);
-                if (fd < 0)
-                        return cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(-fd));
-        } else if ((fd = open_own(c, here)) >= 0) {
-                is_stream = true;
-        } else {
-                local = copy_path_resolve(here, &contents);
-                if (!local)
-                        return cli_fail("%s: %s", here, strerror(errno));
-        }
+        if (s->error)
+                return cli_fail("%s: %s", s->given[0] ? s->given : "''", strerror(s->error));
+        if (is_stream && (fd = open_ours(c, here)) < 0)
+                return cli_fail("%s: %s",
+                                !is_standard(c, here) ? here
+                                : c->push             ? "standard input"
+                                                      : "standard output",
+                                strerror(-fd));
         m = client_call_new(c->cli, c->guest_object, IFACE_GUEST,
                             is_stream ? (c->push ? "PushFd" : "PullFd") : (c->push ? "Push" : "Pull"));
         if (!m)
                 return EXIT_FAILED;
         if (is_stream && c->push)
-                r = sd_bus_message_append(m, "hs", fd, destination);
+                r = sd_bus_message_append(m, "hs", fd, c->destination);
         else if (is_stream)
-                r = sd_bus_message_append(m, "sh", source, fd);
+                r = sd_bus_message_append(m, "sh", s->path, fd);
         else
-                r = sd_bus_message_append(m, "ss", c->push ? local : source, c->push ? destination : local);
+                r = sd_bus_message_append(m, "ss", s->path, c->destination);
         if (r >= 0)
-                r = append_options(c, m);
+                r = append_options(c, s, m);
         if (r < 0) {
                 return cli_fail("%s: this name cannot be given over D-Bus: it is not valid UTF-8; copy its "
                                 "directory",
-                                source);
+                                s->given);
         }
         if (client_call(c->cli, m, UINT64_MAX, NULL, &reply) < 0)
                 return EXIT_FAILED;
@@ -301,10 +323,10 @@ static int turn(Copy *c, int signal_fd)
         return r;
 }
 
-static int run(Copy *c, char **sources, size_t n, const char *destination)
+static int run(Copy *c)
 {
         _cleanup_close_ int signal_fd = -EBADF;
-        size_t next = 0;
+        size_t next = 0, n = c->n_sources, n_at_once = JOBS_AT_ONCE;
         sigset_t set;
         int r;
 
@@ -325,11 +347,16 @@ static int run(Copy *c, char **sources, size_t n, const char *destination)
         c->jobs = calloc(n, sizeof(CopyJob));
         if (!c->jobs)
                 return cli_fail("no memory");
+        /* What merges into a directory may meet what the others put there: in the order of the words then.
+         */
+        for (size_t i = 0; i < n; i++)
+                if (c->sources[i].is_contents)
+                        n_at_once = 1;
         progress_init(!c->cli->json && !c->detach && isatty(STDERR_FILENO));
         while (next < n || c->n_over < c->n_jobs ||
                (c->has_pump && !c->push && !pump_is_over(&c->pump) && !c->cancelled)) {
-                if (next < n && !c->cancelled && (c->detach || c->n_jobs - c->n_over < JOBS_AT_ONCE)) {
-                        if (start(c, sources[next], destination) != EXIT_DONE)
+                if (next < n && !c->cancelled && (c->detach || c->n_jobs - c->n_over < n_at_once)) {
+                        if (start(c, &c->sources[next]) != EXIT_DONE)
                                 c->n_failed++;
                         next++;
                         continue;
@@ -373,6 +400,134 @@ static void report(const Copy *c)
         }
 }
 
+/* A path of the guest's, with its guest. */
+static int read_remote(const char *word, const char *path, char **ret, bool *ret_contents)
+{
+        if (!path[0])
+                return cli_fail("%s: the path in the guest is missing: GUEST:/PATH", word);
+        *ret = copy_path_clean(path, ret_contents);
+        return *ret ? EXIT_DONE : cli_fail("no memory");
+}
+
+/* One side is GUEST:PATH, for all of it. *ret_guest is malloc'ed. */
+static int read_sides(Copy *c, char **words, size_t n, const char *to, char **ret_guest)
+{
+        _cleanup_free_ char *guest = NULL;
+        const char *remote = copy_path_split(to, &guest);
+
+        c->push = remote != NULL;
+        c->sources = calloc(n, sizeof(Source));
+        if (!c->sources)
+                return cli_fail("no memory");
+        c->n_sources = n;
+        for (size_t i = 0; i < n; i++) {
+                _cleanup_free_ char *g = NULL;
+                const char *p = copy_path_split(words[i], &g);
+
+                if (c->push == (p != NULL))
+                        return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'", words[i]);
+                c->sources[i].given = p ? p : words[i];
+                if (!p)
+                        continue;
+                if (guest && strcmp(guest, g) != 0)
+                        return cli_usage("cp", "all sources must be of the same guest");
+                if (!guest)
+                        guest = TAKE(g);
+        }
+        if (n > 1 && !c->push && is_standard(c, to))
+                return cli_usage("cp", "standard output takes one source");
+        *ret_guest = TAKE(guest);
+        return EXIT_DONE;
+}
+
+static int read_sources(Copy *c, char **words)
+{
+        for (size_t i = 0; i < c->n_sources; i++) {
+                Source *s = &c->sources[i];
+
+                if (!c->push && read_remote(words[i], s->given, &s->path, &s->is_contents) != EXIT_DONE)
+                        return EXIT_FAILED;
+                if (!c->push || is_ours(c, s->given))
+                        continue;
+                s->path = copy_path_resolve(s->given, &s->is_contents);
+                if (!s->path)
+                        s->error = errno;
+        }
+        return EXIT_DONE;
+}
+
+static int read_destination(Copy *c, const char *word)
+{
+        _cleanup_free_ char *guest = NULL, *path = NULL;
+        bool is_contents;
+        size_t l;
+
+        if (c->push) {
+                if (read_remote(word, copy_path_split(word, &guest), &path, &is_contents) != EXIT_DONE)
+                        return EXIT_FAILED;
+        } else if (is_ours(c, word)) {
+                path = strdup(word);
+                if (!path)
+                        return cli_fail("no memory");
+        } else {
+                path = copy_path_resolve(word, &is_contents);
+                if (!path)
+                        return cli_fail("%s: %s", word[0] ? word : "''", strerror(errno));
+                if (c->n_sources > 1 && !is_directory(word))
+                        return cli_fail("%s: of several sources, the destination is a directory that is "
+                                        "there",
+                                        word);
+        }
+        l = strlen(path);
+        /* A directory's destination may end in a slash without being there. */
+        if (c->n_sources == 1 && c->push && l > 1 && path[l - 1] == '/' && c->sources[0].path &&
+            is_directory(c->sources[0].path))
+                path[l - 1] = 0;
+        if (c->n_sources > 1 && path[l - 1] != '/') {
+                if (asprintf(&c->destination, "%s/", path) < 0)
+                        return cli_fail("no memory");
+        } else
+                c->destination = TAKE(path);
+        return EXIT_DONE;
+}
+
+/* What is done with all the words read. */
+static int copy(Copy *c, char **words, size_t n, const char *to)
+{
+        _cleanup_free_ char *guest = NULL;
+        int r = read_sides(c, words, n, to, &guest);
+
+        if (r != EXIT_DONE)
+                return r;
+        if (read_sources(c, words) != EXIT_DONE || read_destination(c, to) != EXIT_DONE ||
+            client_guest_path(c->cli, guest, &c->guest_object) < 0)
+                return EXIT_FAILED;
+        if (c->queue && !c->detach) {
+                _cleanup_json_ json_object *p = NULL;
+                /* Nobody knows when a guest that is not ready will be: the item is left in the queue. */
+                if (client_properties(c->cli, c->guest_object, IFACE_GUEST, true, &p) >= 0)
+                        c->detach = !str_eq(json_str(p, "State"), "ready");
+        }
+        r = run(c);
+        report(c);
+        return r;
+}
+
+static void copy_done(Copy *c)
+{
+        for (size_t i = 0; i < c->n_jobs; i++) {
+                free(c->jobs[i].path);
+                free(c->jobs[i].digest);
+        }
+        free(c->jobs);
+        for (size_t i = 0; i < c->n_sources; i++)
+                free(c->sources[i].path);
+        free(c->sources);
+        free(c->destination);
+        free(c->guest_object);
+        pump_close(&c->pump);
+}
+
 int command_cp(Cli *cli, int argc, char **argv)
 {
         static const struct option options[] = {
@@ -384,12 +539,8 @@ int command_cp(Cli *cli, int argc, char **argv)
                 { "recursive", no_argument, NULL, 'r' },
                 {},
         };
-        Copy c = { .cli = cli, .ttl = UINT64_MAX };
-        _cleanup_free_ char *guest = NULL, *directory = NULL;
-        const char *destination, *remote;
-        char **sources;
-        size_t n;
-        int o, r;
+        _cleanup_(copy_done) Copy c = { .cli = cli, .ttl = UINT64_MAX };
+        int o;
 
         while ((o = getopt_long(argc, argv, "prR", options, NULL)) >= 0)
                 switch (o) {
@@ -417,66 +568,5 @@ int command_cp(Cli *cli, int argc, char **argv)
                 }
         if (argc - optind < 2)
                 return cli_usage("cp", "takes at least one source, and a destination");
-        n = (size_t)(argc - optind - 1);
-        sources = argv + optind;
-        destination = argv[argc - 1];
-        remote = copy_path_split(destination, &guest);
-        c.push = remote != NULL;
-        if (remote)
-                destination = remote;
-        for (size_t i = 0; i < n; i++) {
-                _cleanup_free_ char *g = NULL;
-                const char *p = copy_path_split(sources[i], &g);
-
-                if (c.push == (p != NULL))
-                        return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'",
-                                         sources[i]);
-                if (!p)
-                        continue;
-                if (guest && strcmp(guest, g) != 0)
-                        return cli_usage("cp", "all sources must be of the same guest");
-                if (!guest)
-                        guest = TAKE(g);
-                sources[i] = (char *)p;
-        }
-        /* A directory's destination may end in a slash without being there. */
-        if (n == 1 && c.push && destination[0] && destination[strlen(destination) - 1] == '/' &&
-            is_directory(sources[0])) {
-                directory = strdup(destination);
-                if (!directory)
-                        return cli_fail("no memory");
-                for (size_t l = strlen(directory); l > 1 && directory[l - 1] == '/'; l--)
-                        directory[l - 1] = 0;
-                destination = directory;
-        }
-        if (n > 1 && !c.push && strcmp(destination, "-") != 0 && !is_directory(destination))
-                return cli_fail("%s: of several sources, the destination is a directory that is there",
-                                destination);
-        if (n > 1) {
-                if (strcmp(destination, "-") == 0)
-                        return cli_usage("cp", "standard output takes one source");
-                if (asprintf(&directory, "%s/", destination) < 0)
-                        return cli_fail("no memory");
-                destination = directory;
-                for (size_t l = strlen(directory); l > 1 && directory[l - 2] == '/'; l--)
-                        directory[l - 1] = 0;
-        }
-        if (client_guest_path(cli, guest, &c.guest_object) < 0)
-                return EXIT_FAILED;
-        if (c.queue && !c.detach) {
-                _cleanup_json_ json_object *p = NULL;
-                /* Nobody knows when a guest that is not ready will be: the item is left in the queue. */
-                if (client_properties(cli, c.guest_object, IFACE_GUEST, true, &p) >= 0)
-                        c.detach = !str_eq(json_str(p, "State"), "ready");
-        }
-        r = run(&c, sources, n, destination);
-        report(&c);
-        for (size_t i = 0; i < c.n_jobs; i++) {
-                free(c.jobs[i].path);
-                free(c.jobs[i].digest);
-        }
-        free(c.jobs);
-        free(c.guest_object);
-        pump_close(&c.pump);
-        return r;
+        return copy(&c, argv + optind, (size_t)(argc - optind - 1), argv[argc - 1]);
 }

@@ -144,6 +144,21 @@ CASES = {
     "two over a file": ("file", "src", "other"),
     "one of two is missing": ("file", "missing", "existing"),
     "missing": ("missing", "new"),
+    "spelled with //": (".//file", "existing//"),
+    "spelled with .": ("./src/./inner", "./existing/."),
+    "to no directory/.": ("file", "new/."),
+    "over a file/.": ("file", "other/."),
+    "a file/.": ("file/.", "new"),
+    "tree/. into a directory": ("src/.", "existing"),
+    "tree/./ into a directory/": ("src/.//", "existing/"),
+    "tree/. into a directory/.": ("src/.", "existing/."),
+    "tree/. into a directory that has it": ("full/.", "existing"),
+    "tree/. with a directory where a file is": ("clash/.", "full"),
+    "tree/., new name": ("src/.", "new"),
+    "tree/., new name/": ("src/.", "new/"),
+    "tree/. over a file": ("src/.", "file"),
+    "two trees/. into a directory": ("src/.", "full/.", "existing"),
+    "a file, a tree and a tree/.": ("file", "src", "full/.", "existing"),
 }
 
 
@@ -198,6 +213,36 @@ def test_empty_name(pair, place):
     one_line(vmferry(pair, "cp", "", f"good:{place}/there/", cwd=place + "/here"), "No such file")
     one_line(vmferry(pair, "cp", f"good:{place}/here", "", cwd=place + "/there"), "No such file")
     assert os.listdir(place + "/there") == []
+
+
+def test_contents_by_number_of_dots(pair, place):
+    """. is where we are and .. is above: what is in them is copied, as nobody can go by such a name."""
+    fill(place + "/here")
+    os.mkdir(place + "/there")
+    assert vmferry(pair, "cp", ".", f"good:{place}/there", cwd=place + "/here/src").returncode == 0
+    assert names(place + "/there") == names(place + "/here/src")
+    shutil.rmtree(place + "/there")
+    assert vmferry(pair, "cp", "-r", "..", f"good:{place}/there", cwd=place + "/here/src").returncode == 0
+    assert names(place + "/there") == names(place + "/here")
+
+
+def test_guest_paths(pair, place):
+    """Ordinary spellings are taken, .. is not; and no path is no path."""
+    fill(place)
+    for path in "//src//inner", "/./src/inner", "/src/./inner":
+        assert vmferry(pair, "cp", f"good:{place}{path}", "-").stdout == "src/inner", path
+        assert vmferry(pair, "cp", place + "/file", f"good:{place}{path}").returncode == 0, path
+        assert open(place + "/src/inner").read() == "file"
+        with open(place + "/src/inner", "w") as file:
+            file.write("src/inner")
+    one_line(vmferry(pair, "cp", f"good:{place}/src/../file", "-"), "..")
+    one_line(vmferry(pair, "cp", place + "/file", f"good:{place}/src/../new"), "..")
+    before = os.listdir("/")
+    one_line(vmferry(pair, "cp", "file", "good:", cwd=place), "good:: the path in the guest is missing")
+    one_line(vmferry(pair, "cp", "file", "other", "good:", cwd=place), "good:: the path in the guest is missing")
+    one_line(vmferry(pair, "cp", "good:", place), "good:: the path in the guest is missing")
+    one_line(vmferry(pair, "cp", f"good:{place}/src", "good:", place + "/existing"), "good:: the path in the guest is missing")
+    assert os.listdir("/") == before and os.listdir(place + "/existing") == ["kept"]
 
 
 def test_overwrite(pair, place):
