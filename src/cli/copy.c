@@ -52,11 +52,12 @@ typedef struct Copy {
         bool has_pump;
 } Copy;
 
-static bool is_directory(const char *path)
+/* With -H nothing here can tell. */
+static bool is_directory(const Copy *c, const char *path)
 {
         struct stat st;
 
-        return stat(path, &st) >= 0 && S_ISDIR(st.st_mode);
+        return !c->cli->host && stat(path, &st) >= 0 && S_ISDIR(st.st_mode);
 }
 
 static int append_options(const Copy *c, const Source *s, sd_bus_message *m)
@@ -110,7 +111,7 @@ static bool is_ours(const Copy *c, const char *path)
 
         return is_standard(c, path) || str_has_prefix(path, "/dev/fd/") ||
                str_has_prefix(path, "/proc/self/fd/") ||
-               (!c->push && stat(path, &st) >= 0 && S_ISCHR(st.st_mode));
+               (!c->push && !c->cli->host && stat(path, &st) >= 0 && S_ISCHR(st.st_mode));
 }
 
 /* The one that our side is; negative errno. */
@@ -137,6 +138,9 @@ static int start(Copy *c, const Source *s)
 
         if (s->error)
                 return cli_fail("%s: %s", s->given[0] ? s->given : "''", strerror(s->error));
+        if (is_stream && sd_bus_can_send(c->cli->bus, 'h') <= 0)
+                return cli_fail("%s: this bus cannot pass descriptors (-H): files can be copied, by name",
+                                here);
         if (is_stream && (fd = open_ours(c, here)) < 0)
                 return cli_fail("%s: %s",
                                 !is_standard(c, here) ? here
@@ -440,8 +444,24 @@ static int read_sides(Copy *c, char **words, size_t n, const char *to, char **re
         return EXIT_DONE;
 }
 
+/* The path of hostd's machine, which with -H is another one. */
+static int read_local(Copy *c, const char *word, char **ret, bool *ret_contents)
+{
+        if (!c->cli->host) {
+                *ret = copy_path_resolve(word, ret_contents);
+                return *ret ? EXIT_DONE : -errno;
+        }
+        if (word[0] != '/')
+                return cli_usage("cp", "'%s' is to be on %s: with -H a path begins with a slash", word,
+                                 c->cli->host);
+        *ret = copy_path_clean(word, ret_contents);
+        return *ret ? EXIT_DONE : -ENOMEM;
+}
+
 static int read_sources(Copy *c, char **words)
 {
+        int r;
+
         for (size_t i = 0; i < c->n_sources; i++) {
                 Source *s = &c->sources[i];
 
@@ -449,9 +469,10 @@ static int read_sources(Copy *c, char **words)
                         return EXIT_FAILED;
                 if (!c->push || is_ours(c, s->given))
                         continue;
-                s->path = copy_path_resolve(s->given, &s->is_contents);
-                if (!s->path)
-                        s->error = errno;
+                r = read_local(c, s->given, &s->path, &s->is_contents);
+                if (r > 0)
+                        return r;
+                s->error = -r;
         }
         return EXIT_DONE;
 }
@@ -461,6 +482,7 @@ static int read_destination(Copy *c, const char *word)
         _cleanup_free_ char *guest = NULL, *path = NULL;
         bool is_contents;
         size_t l;
+        int r;
 
         if (c->push) {
                 if (read_remote(word, copy_path_split(word, &guest), &path, &is_contents) != EXIT_DONE)
@@ -470,10 +492,12 @@ static int read_destination(Copy *c, const char *word)
                 if (!path)
                         return cli_fail("no memory");
         } else {
-                path = copy_path_resolve(word, &is_contents);
-                if (!path)
-                        return cli_fail("%s: %s", word[0] ? word : "''", strerror(errno));
-                if (c->n_sources > 1 && !is_directory(word))
+                r = read_local(c, word, &path, &is_contents);
+                if (r > 0)
+                        return r;
+                if (r < 0)
+                        return cli_fail("%s: %s", word[0] ? word : "''", strerror(-r));
+                if (c->n_sources > 1 && !c->cli->host && !is_directory(c, path))
                         return cli_fail("%s: of several sources, the destination is a directory that is "
                                         "there",
                                         word);
@@ -481,7 +505,7 @@ static int read_destination(Copy *c, const char *word)
         l = strlen(path);
         /* A directory's destination may end in a slash without being there. */
         if (c->n_sources == 1 && c->push && l > 1 && path[l - 1] == '/' && c->sources[0].path &&
-            is_directory(c->sources[0].path))
+            (c->sources[0].is_contents || is_directory(c, c->sources[0].path)))
                 path[l - 1] = 0;
         if (c->n_sources > 1 && path[l - 1] != '/') {
                 if (asprintf(&c->destination, "%s/", path) < 0)
@@ -497,10 +521,10 @@ static int copy(Copy *c, char **words, size_t n, const char *to)
         _cleanup_free_ char *guest = NULL;
         int r = read_sides(c, words, n, to, &guest);
 
-        if (r != EXIT_DONE)
+        if (r != EXIT_DONE || (r = read_sources(c, words)) != EXIT_DONE ||
+            (r = read_destination(c, to)) != EXIT_DONE)
                 return r;
-        if (read_sources(c, words) != EXIT_DONE || read_destination(c, to) != EXIT_DONE ||
-            client_guest_path(c->cli, guest, &c->guest_object) < 0)
+        if (client_guest_path(c->cli, guest, &c->guest_object) < 0)
                 return EXIT_FAILED;
         if (c->queue && !c->detach) {
                 _cleanup_json_ json_object *p = NULL;

@@ -17,7 +17,7 @@ from guestdaemon import Guest
 
 from lab import tree
 from lab.bus import options
-from lab.need import built, eventually
+from lab.need import built, eventually, tool
 
 
 class Bridge:
@@ -243,6 +243,41 @@ def test_guest_paths(pair, place):
     one_line(vmferry(pair, "cp", "good:", place), "good:: the path in the guest is missing")
     one_line(vmferry(pair, "cp", f"good:{place}/src", "good:", place + "/existing"), "good:: the path in the guest is missing")
     assert os.listdir("/") == before and os.listdir(place + "/existing") == ["kept"]
+
+
+@pytest.fixture
+def over_ssh(pair, place):
+    """vmferry -H: "ssh" goes to the bus of the tests by a pipe, which passes no descriptor."""
+    os.mkdir(place + "/bin")
+    with open(place + "/bin/ssh", "w") as file:
+        file.write("""#!/usr/bin/python3
+import os
+os.set_blocking(0, True)
+os.execvp("sh", ["sh", "-c", 'cat | systemd-stdio-bridge --bus-path="$DBUS_SESSION_BUS_ADDRESS" | cat'])
+""")
+    os.chmod(place + "/bin/ssh", 0o755)
+    tool("systemd-stdio-bridge")
+    env = {**pair.hostd.env, "PATH": place + "/bin:" + os.environ["PATH"]}
+
+    def run(*argv, cwd="/", **popen):
+        return subprocess.run([built("src/cli/vmferry"), "-H", "other", *argv], capture_output=True, text=True, timeout=60, cwd=cwd,
+                              env=env, **popen)
+    return run
+
+
+def test_paths_of_another_host(pair, place, over_ssh):
+    """Nothing here says anything about a path there, and no descriptor gets there."""
+    fill(place)
+    assert "good" in over_ssh("list").stdout
+    assert over_ssh("cp", f"{place}//./file", f"good:{place}/existing/").returncode == 0
+    assert over_ssh("cp", f"good:{place}/src", f"{place}/existing/.").returncode == 0
+    assert set(names(place + "/existing")) == {"kept", "file", "src", "src/inner", "src/deep", "src/deep/er", "src/.dot", "src/link"}
+    for r in over_ssh("cp", "file", f"good:{place}/new", cwd=place), over_ssh("cp", f"good:{place}/file", "new", cwd=place):
+        one_line(r, "with -H a path begins with a slash", status=2)
+    one_line(over_ssh("cp", f"good:{place}/file", "-"), "-: this bus cannot pass descriptors (-H)")
+    one_line(over_ssh("cp", "-", f"good:{place}/new", input="x"), "-: this bus cannot pass descriptors (-H)")
+    one_line(over_ssh("cp", "/dev/fd/0", f"good:{place}/new", input="x"), "/dev/fd/0: this bus cannot pass descriptors (-H)")
+    assert not os.path.exists(place + "/new")
 
 
 def test_overwrite(pair, place):
