@@ -79,3 +79,4 @@ int cli_read_all(int fd, size_t max, uint8_t **ret, size_t *ret_n);
 /* TEXT, "-" for standard input, or nothing: a payload. */
 int cli_payload(const char *text, uint8_t **ret, size_t *ret_n);
 void cli_print_json(json_object *o); /* one line; takes the object over */
+void cli_write_json(FILE *f, json_object *o);

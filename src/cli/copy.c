@@ -39,6 +39,7 @@ typedef struct Source {
 typedef struct Copy {
         Cli *cli;
         bool push, preserve, queue, detach, cancelled;
+        bool told; /* why it all fails */
         const char *overwrite;
         uint64_t ttl;
         Source *sources;
@@ -102,7 +103,15 @@ static int give_descriptor(Copy *c)
  * shell is one), and devices, which are hidden from it. */
 static bool is_standard(const Copy *c, const char *path)
 {
-        return strcmp(path, "-") == 0 || str_eq(path, c->push ? "/dev/stdin" : "/dev/stdout");
+        static const char *const names[2][4] = {
+                { "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1" },
+                { "-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(names[0]); i++)
+                if (strcmp(path, names[c->push][i]) == 0)
+                        return true;
+        return false;
 }
 
 static bool is_ours(const Copy *c, const char *path)
@@ -182,6 +191,8 @@ static void job_over(Copy *c, CopyJob *j, const char *state, const char *text)
         if (str_eq(state, "done"))
                 return;
         c->n_failed++;
+        if (c->told)
+                return;
         progress_clear();
         if (c->cancelled && str_eq(state, "cancelled"))
                 cli_fail("cancelled");
@@ -289,6 +300,18 @@ static void cancel_all(Copy *c)
         }
 }
 
+/* Our end of a pipe that hostd has. When hostd closes it the job is over, or about to be, and knows why. */
+static void pump_broke(Copy *c)
+{
+        if (!c->cancelled && !(c->push && c->pump.broken_out)) {
+                progress_clear();
+                cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(c->pump.error));
+                c->told = true;
+                cancel_all(c);
+        }
+        pump_close(&c->pump);
+}
+
 /* One turn: bus, pump, signals, at most until the next look at the jobs. */
 static int turn(Copy *c, int signal_fd)
 {
@@ -316,13 +339,8 @@ static int turn(Copy *c, int signal_fd)
                 cancel_all(c);
         if (c->has_pump && r > 0) {
                 pump_step(&c->pump, &fds[2]);
-                if (c->pump.error && !c->cancelled) {
-                        progress_clear();
-                        cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(c->pump.error));
-                        cancel_all(c);
-                }
                 if (c->pump.error)
-                        pump_close(&c->pump);
+                        pump_broke(c);
         }
         return r;
 }
@@ -365,7 +383,7 @@ static int run(Copy *c)
                         next++;
                         continue;
                 }
-                if (c->detach && !c->has_pump)
+                if (c->detach)
                         break;
                 if (c->cancelled)
                         next = n;
@@ -377,11 +395,14 @@ static int run(Copy *c)
                 show(c);
         }
         progress_end();
-        return c->n_failed == 0 ? EXIT_DONE : EXIT_FAILED;
+        return c->n_failed == 0 && !c->told ? EXIT_DONE : EXIT_FAILED;
 }
 
 static void report(const Copy *c)
 {
+        /* Nothing gets in between the bytes of a file. */
+        FILE *f = !c->push && is_standard(c, c->destination) ? stderr : stdout;
+
         for (size_t i = 0; i < c->n_jobs; i++) {
                 json_object *j;
 
@@ -400,7 +421,7 @@ static void report(const Copy *c)
                                 json_object_object_add(j, "digest",
                                                        json_object_new_string(c->jobs[i].digest));
                 }
-                cli_print_json(j);
+                cli_write_json(f, j);
         }
 }
 
@@ -418,6 +439,7 @@ static int read_sides(Copy *c, char **words, size_t n, const char *to, char **re
 {
         _cleanup_free_ char *guest = NULL;
         const char *remote = copy_path_split(to, &guest);
+        size_t n_standard = 0;
 
         c->push = remote != NULL;
         c->sources = calloc(n, sizeof(Source));
@@ -440,6 +462,17 @@ static int read_sides(Copy *c, char **words, size_t n, const char *to, char **re
         }
         if (n > 1 && !c->push && is_standard(c, to))
                 return cli_usage("cp", "standard output takes one source");
+        for (size_t i = 0; i < n; i++) {
+                const char *here = c->push ? words[i] : to;
+
+                if (c->push && is_standard(c, here) && ++n_standard > 1)
+                        return cli_usage("cp", "standard input is one source");
+                if (c->detach && is_ours(c, here))
+                        return cli_usage("cp",
+                                         "--detach leaves a copy between files: '%s' is gone with this "
+                                         "command",
+                                         here);
+        }
         *ret_guest = TAKE(guest);
         return EXIT_DONE;
 }

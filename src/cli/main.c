@@ -113,11 +113,17 @@ int cli_payload(const char *text, uint8_t **ret, size_t *ret_n)
         return 0;
 }
 
+void cli_write_json(FILE *f, json_object *o)
+{
+        fputs(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE), f);
+        fputc('\n', f);
+        fflush(f);
+        json_object_put(o);
+}
+
 void cli_print_json(json_object *o)
 {
-        puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
-        fflush(stdout);
-        json_object_put(o);
+        cli_write_json(stdout, o);
 }
 
 static int help(void)

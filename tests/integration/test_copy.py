@@ -2,6 +2,7 @@
 """cp between a real hostd and a real guestd, whose ports are two terminals; what it makes of sources and destinations is what
 cp -r makes of them on one machine, status included."""
 
+import json
 import os
 import selectors
 import shutil
@@ -243,6 +244,76 @@ def test_guest_paths(pair, place):
     one_line(vmferry(pair, "cp", "good:", place), "good:: the path in the guest is missing")
     one_line(vmferry(pair, "cp", f"good:{place}/src", "good:", place + "/existing"), "good:: the path in the guest is missing")
     assert os.listdir("/") == before and os.listdir(place + "/existing") == ["kept"]
+
+
+BIG = 8 << 20  # more than a pipe and what is under way can hold
+
+
+def test_pipe_that_nobody_reads(pair, place):
+    """The job's reason is told, not that its pipe broke: early, and late."""
+    one_line(vmferry(pair, "cp", "-", f"good:{place}/no/such/x", input="x" * BIG), "/no/such")
+    with open(place + "/there", "w"):
+        pass
+    one_line(vmferry(pair, "cp", "--overwrite=fail", "-", f"good:{place}/there", input="x" * BIG), "exists already")
+    process = subprocess.Popen([built("src/cli/vmferry"), "--user", "cp", "-", f"good:{place}/x"], env=pair.hostd.env,
+                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    feeder = threading.Thread(target=feed, args=(process.stdin,), daemon=True)
+    feeder.start()
+    eventually(lambda: any(name != "there" for name in os.listdir(place)), 20, "the first bytes")
+    number, = [line.split()[0] for line in vmferry(pair, "jobs").stdout.splitlines() if place in line]
+    assert vmferry(pair, "cancel", number).returncode == 0
+    assert process.wait(20) == 1
+    feeder.join(20)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert said.count("\n") == 1 and "pipe" not in said.lower(), said
+
+
+def feed(file):
+    try:
+        while True:
+            file.write("x" * 65536)
+            file.flush()
+    except BrokenPipeError:
+        pass
+    finally:
+        try:
+            file.close()
+        except BrokenPipeError:
+            pass
+
+
+def test_output_that_nobody_reads(pair, place):
+    """As a failure, in one line; also when the job itself was over before."""
+    for size in BIG, 10:
+        with open(place + "/file", "w") as file:
+            file.write("x" * size)
+        for_reading, for_writing = os.pipe()
+        os.close(for_reading)
+        r = subprocess.run([built("src/cli/vmferry"), "--user", "cp", f"good:{place}/file", "-"], env=pair.hostd.env, text=True,
+                           stdout=for_writing, stderr=subprocess.PIPE, timeout=60)
+        os.close(for_writing)
+        one_line(r, "standard output: Broken pipe")
+    with open(place + "/there", "w") as there:
+        r = subprocess.run([built("src/cli/vmferry"), "--user", "cp", "-", f"good:{place}/new"], env=pair.hostd.env, text=True,
+                           stdin=os.open(place, os.O_RDONLY), stdout=there, stderr=subprocess.PIPE, timeout=60)
+    one_line(r, "standard input: Is a directory")
+
+
+def test_streams_and_reports(pair, place):
+    """What is written to standard output is the file; a job that ends with us is not left behind."""
+    fill(place)
+    for name in "-", "/dev/stdout", "/dev/fd/1":
+        r = vmferry(pair, "--json", "cp", f"good:{place}/file", name)
+        assert r.stdout == "file" and json.loads(r.stderr)["state"] == "done", (name, r.stdout, r.stderr)
+    with open(place + "/out", "w") as out:
+        r = subprocess.run([built("src/cli/vmferry"), "--user", "--json", "cp", f"good:{place}/file", "/proc/self/fd/1"],
+                           env=pair.hostd.env, stdout=out, stderr=subprocess.PIPE, timeout=60)
+    assert r.returncode == 0 and open(place + "/out").read() == "file"
+    for argv in ("-", f"good:{place}/x"), ("/dev/fd/0", f"good:{place}/x"), (f"good:{place}/file", "-"), (f"good:{place}/file", "/dev/null"):
+        one_line(vmferry(pair, "cp", "--detach", *argv, input="x"), "--detach leaves", status=2)
+    one_line(vmferry(pair, "cp", "-", "/dev/stdin", f"good:{place}/existing", input="x"), "standard input is one source", status=2)
+    assert not os.path.exists(place + "/x") and os.listdir(place + "/existing") == ["kept"]
 
 
 @pytest.fixture
