@@ -12,19 +12,20 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
+#include "base/fs.h"
 #include "cli/client.h"
 #include "cli/copy-path.h"
 #include "cli/progress.h"
 #include "cli/pump.h"
 
 #define JOBS_AT_ONCE 8u
-#define LOST_PATIENCE 30u /* polls of a second, for a hostd that is being restarted */
+#define LOST_PATIENCE (30 * USEC_PER_SEC) /* for a hostd that is being restarted */
 
 typedef struct CopyJob {
         char *path; /* object */
         uint32_t id;
         bool over;
-        unsigned n_lost;
+        uint64_t lost_since; /* 0: it is known */
         uint64_t done, total, files_done, files_total;
         char *digest, state[16];
 } CopyJob;
@@ -39,6 +40,7 @@ typedef struct Source {
 typedef struct Copy {
         Cli *cli;
         bool push, preserve, queue, detach, cancelled;
+        uint64_t polled_at;
         bool told; /* why it all fails */
         const char *overwrite;
         uint64_t ttl;
@@ -217,6 +219,16 @@ static int on_reported(sd_bus_message *m, void *userdata, sd_bus_error *e)
         return 0;
 }
 
+static void read_progress(CopyJob *j, json_object *p)
+{
+        j->done = json_u64(p, "BytesDone");
+        j->total = json_u64(p, "BytesTotal");
+        j->files_done = json_u64(p, "FilesDone");
+        j->files_total = json_u64(p, "FilesTotal");
+        free(j->digest);
+        j->digest = strdup(json_str(p, "Digest"));
+}
+
 static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
 {
         const char *result, *name, *text, *path = sd_bus_message_get_path(m);
@@ -229,12 +241,8 @@ static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
                         /* The last progress is in the properties: a Finished job stays for a while. */
                         _cleanup_json_ json_object *p = NULL;
 
-                        if (client_properties(c->cli, path, IFACE_JOB, true, &p) >= 0) {
-                                c->jobs[i].done = json_u64(p, "BytesDone");
-                                c->jobs[i].files_done = json_u64(p, "FilesDone");
-                                free(c->jobs[i].digest);
-                                c->jobs[i].digest = strdup(json_str(p, "Digest"));
-                        }
+                        if (client_properties(c->cli, path, IFACE_JOB, true, &p) >= 0)
+                                read_progress(&c->jobs[i], p);
                         job_over(c, &c->jobs[i], result, text);
                 }
         return 0;
@@ -244,6 +252,7 @@ static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
  * restarted. */
 static void poll_jobs(Copy *c)
 {
+        c->polled_at = fs_now_usec();
         for (size_t i = 0; i < c->n_jobs; i++) {
                 CopyJob *j = &c->jobs[i];
                 _cleanup_json_ json_object *p = NULL;
@@ -252,19 +261,22 @@ static void poll_jobs(Copy *c)
                 if (j->over)
                         continue;
                 if (client_properties(c->cli, j->path, IFACE_JOB, true, &p) < 0) {
-                        if (++j->n_lost > LOST_PATIENCE)
+                        if (j->lost_since == 0)
+                                j->lost_since = fs_now_usec();
+                        if (fs_now_usec() - j->lost_since > LOST_PATIENCE)
                                 job_over(c, j, "lost",
                                          "vmferry-hostd does not know the job any more: it was restarted");
                         continue;
                 }
-                j->n_lost = 0;
-                j->done = json_u64(p, "BytesDone");
-                j->total = json_u64(p, "BytesTotal");
-                j->files_done = json_u64(p, "FilesDone");
-                j->files_total = json_u64(p, "FilesTotal");
+                j->lost_since = 0;
+                read_progress(j, p);
                 state = json_str(p, "State");
-                if (str_eq(state, "done") || str_eq(state, "failed") || str_eq(state, "cancelled"))
-                        job_over(c, j, state, json_str(p, "ErrorMessage"));
+                if (!str_eq(state, "done") && !str_eq(state, "failed") && !str_eq(state, "cancelled"))
+                        continue;
+                /* What it has reported came before this answer, and is told before. */
+                while (sd_bus_process(c->cli->bus, NULL) > 0)
+                        ;
+                job_over(c, j, state, json_str(p, "ErrorMessage"));
         }
 }
 
@@ -312,13 +324,22 @@ static void pump_broke(Copy *c)
         pump_close(&c->pump);
 }
 
+/* How long until the jobs are looked at again, in µs; however much else there is to do. */
+static uint64_t until_poll(const Copy *c)
+{
+        uint64_t due = c->polled_at + (progress_is_shown() ? USEC_PER_SEC / 5 : USEC_PER_SEC);
+        uint64_t now = fs_now_usec();
+
+        return due > now ? due - now : 0;
+}
+
 /* One turn: bus, pump, signals, at most until the next look at the jobs. */
 static int turn(Copy *c, int signal_fd)
 {
         struct pollfd fds[3] = { { .fd = signal_fd, .events = POLLIN } };
         struct signalfd_siginfo si;
         uint64_t deadline;
-        int r, timeout = progress_is_shown() ? 200 : 1000;
+        int r, timeout;
 
         while ((r = sd_bus_process(c->cli->bus, NULL)) > 0)
                 if (c->n_over == c->n_jobs)
@@ -330,6 +351,7 @@ static int turn(Copy *c, int signal_fd)
         fds[2].fd = -1;
         if (c->has_pump)
                 pump_prepare(&c->pump, &fds[2]);
+        timeout = (int)((until_poll(c) + USEC_PER_MSEC - 1) / USEC_PER_MSEC);
         if (sd_bus_get_timeout(c->cli->bus, &deadline) >= 0 && deadline == 0)
                 timeout = 0;
         r = poll(fds, ELEMENTSOF(fds), timeout);
@@ -374,6 +396,7 @@ static int run(Copy *c)
         for (size_t i = 0; i < n; i++)
                 if (c->sources[i].is_contents)
                         n_at_once = 1;
+        c->polled_at = fs_now_usec();
         progress_init(!c->cli->json && !c->detach && isatty(STDERR_FILENO));
         while (next < n || c->n_over < c->n_jobs ||
                (c->has_pump && !c->push && !pump_is_over(&c->pump) && !c->cancelled)) {
@@ -390,7 +413,7 @@ static int run(Copy *c)
                 r = turn(c, signal_fd);
                 if (r < 0)
                         return cli_fail("the connection to the bus was lost: %s", strerror(-r));
-                if (r == 0 && c->n_over < c->n_jobs)
+                if (until_poll(c) == 0)
                         poll_jobs(c);
                 show(c);
         }

@@ -2,13 +2,19 @@
 """cp between a real hostd and a real guestd, whose ports are two terminals; what it makes of sources and destinations is what
 cp -r makes of them on one machine, status included."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import selectors
 import shutil
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -244,6 +250,56 @@ def test_guest_paths(pair, place):
     one_line(vmferry(pair, "cp", "good:", place), "good:: the path in the guest is missing")
     one_line(vmferry(pair, "cp", f"good:{place}/src", "good:", place + "/existing"), "good:: the path in the guest is missing")
     assert os.listdir("/") == before and os.listdir(place + "/existing") == ["kept"]
+
+
+class Watched:
+    """A copy whose progress somebody watches."""
+
+    def __init__(self, host, *argv, stdin=subprocess.DEVNULL):
+        self.terminal, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        self.process = subprocess.Popen([built("src/cli/vmferry"), "--user", "cp", *argv], env=host.hostd.env, stdin=stdin, stderr=slave)
+        os.close(slave)
+        self.shown = ""
+
+    def look(self, within=0.05):
+        while select.select([self.terminal], [], [], within)[0]:
+            try:
+                self.shown += os.read(self.terminal, 65536).decode()
+            except OSError:  # the last writer is gone
+                return self.shown
+        return self.shown
+
+    def end(self):
+        status = self.process.wait(60)
+        self.look()
+        os.close(self.terminal)
+        return status
+
+
+def test_progress_of_a_pipe(pair, place):
+    """How much has arrived is shown while more is coming all the time."""
+    copy = Watched(pair, "-", f"good:{place}/x", stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    with copy.process.stdin as file:
+        while not re.search(r"[1-9][0-9.]* (B|KiB|MiB)  ", copy.look(0)):
+            assert time.monotonic() < deadline, copy.shown
+            file.write(b"x" * 1000)
+            file.flush()
+            time.sleep(0.01)
+    assert copy.end() == 0
+
+
+def test_progress_of_several(pair, place):
+    """A source that is over before anybody has looked is in the sum, of which there is all in the end."""
+    for i in range(12):
+        with open(f"{place}/f{i}", "wb") as file:
+            file.write(b"x" * 1024 * (300 if i == 0 else 1))
+    os.mkdir(place + "/to")
+    copy = Watched(pair, *(f"{place}/f{i}" for i in range(12)), f"good:{place}/to/")
+    assert copy.end() == 0
+    assert "100%  311.0 KiB of 311.0 KiB" in copy.shown.split("\r")[-2], copy.shown
+    assert "12/12 files" in copy.shown.split("\r")[-2], copy.shown
 
 
 BIG = 8 << 20  # more than a pipe and what is under way can hold
