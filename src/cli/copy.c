@@ -14,7 +14,7 @@
 
 #include "base/fs.h"
 #include "cli/client.h"
-#include "cli/copy-path.h"
+#include "cli/copy-sides.h"
 #include "cli/progress.h"
 #include "cli/pump.h"
 
@@ -30,23 +30,14 @@ typedef struct CopyJob {
         char *digest, state[16];
 } CopyJob;
 
-typedef struct Source {
-        const char *given; /* without GUEST: */
-        char *path;        /* as hostd takes it; NULL: a stream of ours, or error */
-        bool is_contents;
-        int error; /* errno, told when its turn comes */
-} Source;
-
 typedef struct Copy {
         Cli *cli;
-        bool push, preserve, queue, detach, cancelled;
+        bool preserve, queue, detach, cancelled;
         uint64_t polled_at;
         bool told; /* why it all fails */
         const char *overwrite;
         uint64_t ttl;
-        Source *sources;
-        size_t n_sources;
-        char *destination; /* as hostd takes it, or what stands for a stream of ours */
+        CopySides sides;
         char *guest_object;
         size_t n_failed;
         CopyJob *jobs;
@@ -55,15 +46,7 @@ typedef struct Copy {
         bool has_pump;
 } Copy;
 
-/* With -H nothing here can tell. */
-static bool is_directory(const Copy *c, const char *path)
-{
-        struct stat st;
-
-        return !c->cli->host && stat(path, &st) >= 0 && S_ISDIR(st.st_mode);
-}
-
-static int append_options(const Copy *c, const Source *s, sd_bus_message *m)
+static int append_options(const Copy *c, const CopySource *s, sd_bus_message *m)
 {
         (void)sd_bus_message_open_container(m, 'a', "{sv}");
         if (c->preserve)
@@ -83,7 +66,7 @@ static int append_options(const Copy *c, const Source *s, sd_bus_message *m)
  * so that nobody changes the flags of a descriptor that the shell shares with us. */
 static int give_descriptor(Copy *c)
 {
-        int fd = c->push ? STDIN_FILENO : STDOUT_FILENO, pipes[2];
+        int fd = c->sides.push ? STDIN_FILENO : STDOUT_FILENO, pipes[2];
         struct stat st;
 
         if (fstat(fd, &st) < 0)
@@ -93,36 +76,12 @@ static int give_descriptor(Copy *c)
         if (pipe2(pipes, O_CLOEXEC) < 0)
                 return -errno;
         c->has_pump = true;
-        if (c->push)
+        if (c->sides.push)
                 c->pump = (Pump){ .in = fd, .out = pipes[1], .owns_out = true };
         else
                 c->pump = (Pump){ .in = pipes[0], .out = fd, .owns_in = true };
-        (void)fcntl(pipes[c->push ? 1 : 0], F_SETFL, O_NONBLOCK);
-        return pipes[c->push ? 0 : 1];
-}
-
-/* What hostd cannot open for us: our standard input and output, other descriptors of ours (<(command) of a
- * shell is one), and devices, which are hidden from it. */
-static bool is_standard(const Copy *c, const char *path)
-{
-        static const char *const names[2][4] = {
-                { "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1" },
-                { "-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0" },
-        };
-
-        for (size_t i = 0; i < ELEMENTSOF(names[0]); i++)
-                if (strcmp(path, names[c->push][i]) == 0)
-                        return true;
-        return false;
-}
-
-static bool is_ours(const Copy *c, const char *path)
-{
-        struct stat st;
-
-        return is_standard(c, path) || str_has_prefix(path, "/dev/fd/") ||
-               str_has_prefix(path, "/proc/self/fd/") ||
-               (!c->push && !c->cli->host && stat(path, &st) >= 0 && S_ISCHR(st.st_mode));
+        (void)fcntl(pipes[c->sides.push ? 1 : 0], F_SETFL, O_NONBLOCK);
+        return pipes[c->sides.push ? 0 : 1];
 }
 
 /* The one that our side is; negative errno. */
@@ -130,16 +89,16 @@ static int open_ours(Copy *c, const char *path)
 {
         int fd;
 
-        if (is_standard(c, path))
+        if (copy_sides_is_standard(&c->sides, path))
                 return give_descriptor(c);
-        fd = open(path, (c->push ? O_RDONLY : O_WRONLY) | O_CLOEXEC | O_NOCTTY);
+        fd = open(path, (c->sides.push ? O_RDONLY : O_WRONLY) | O_CLOEXEC | O_NOCTTY);
         return fd < 0 ? -errno : fd;
 }
 
-static int start(Copy *c, const Source *s)
+static int start(Copy *c, const CopySource *s)
 {
-        const char *here = c->push ? s->given : c->destination;
-        bool is_stream = !s->error && is_ours(c, here);
+        const char *here = c->sides.push ? s->given : c->sides.destination;
+        bool is_stream = !s->error && copy_sides_is_ours(&c->sides, here);
         _cleanup_message_ sd_bus_message *reply = NULL;
         _cleanup_close_ int fd = -EBADF;
         CopyJob *j = &c->jobs[c->n_jobs];
@@ -154,20 +113,21 @@ static int start(Copy *c, const Source *s)
                                 here);
         if (is_stream && (fd = open_ours(c, here)) < 0)
                 return cli_fail("%s: %s",
-                                !is_standard(c, here) ? here
-                                : c->push             ? "standard input"
-                                                      : "standard output",
+                                !copy_sides_is_standard(&c->sides, here) ? here
+                                : c->sides.push                          ? "standard input"
+                                                                         : "standard output",
                                 strerror(-fd));
         m = client_call_new(c->cli, c->guest_object, IFACE_GUEST,
-                            is_stream ? (c->push ? "PushFd" : "PullFd") : (c->push ? "Push" : "Pull"));
+                            is_stream ? (c->sides.push ? "PushFd" : "PullFd")
+                                      : (c->sides.push ? "Push" : "Pull"));
         if (!m)
                 return EXIT_FAILED;
-        if (is_stream && c->push)
-                r = sd_bus_message_append(m, "hs", fd, c->destination);
+        if (is_stream && c->sides.push)
+                r = sd_bus_message_append(m, "hs", fd, c->sides.destination);
         else if (is_stream)
                 r = sd_bus_message_append(m, "sh", s->path, fd);
         else
-                r = sd_bus_message_append(m, "ss", s->path, c->destination);
+                r = sd_bus_message_append(m, "ss", s->path, c->sides.destination);
         if (r >= 0)
                 r = append_options(c, s, m);
         if (r < 0) {
@@ -315,9 +275,9 @@ static void cancel_all(Copy *c)
 /* Our end of a pipe that hostd has. When hostd closes it the job is over, or about to be, and knows why. */
 static void pump_broke(Copy *c)
 {
-        if (!c->cancelled && !(c->push && c->pump.broken_out)) {
+        if (!c->cancelled && !(c->sides.push && c->pump.broken_out)) {
                 progress_clear();
-                cli_fail("standard %s: %s", c->push ? "input" : "output", strerror(c->pump.error));
+                cli_fail("standard %s: %s", c->sides.push ? "input" : "output", strerror(c->pump.error));
                 c->told = true;
                 cancel_all(c);
         }
@@ -370,7 +330,7 @@ static int turn(Copy *c, int signal_fd)
 static int run(Copy *c)
 {
         _cleanup_close_ int signal_fd = -EBADF;
-        size_t next = 0, n = c->n_sources, n_at_once = JOBS_AT_ONCE;
+        size_t next = 0, n = c->sides.n_sources, n_at_once = JOBS_AT_ONCE;
         sigset_t set;
         int r;
 
@@ -394,14 +354,14 @@ static int run(Copy *c)
         /* What merges into a directory may meet what the others put there: in the order of the words then.
          */
         for (size_t i = 0; i < n; i++)
-                if (c->sources[i].is_contents)
+                if (c->sides.sources[i].is_contents)
                         n_at_once = 1;
         c->polled_at = fs_now_usec();
         progress_init(!c->cli->json && !c->detach && isatty(STDERR_FILENO));
         while (next < n || c->n_over < c->n_jobs ||
-               (c->has_pump && !c->push && !pump_is_over(&c->pump) && !c->cancelled)) {
+               (c->has_pump && !c->sides.push && !pump_is_over(&c->pump) && !c->cancelled)) {
                 if (next < n && !c->cancelled && (c->detach || c->n_jobs - c->n_over < n_at_once)) {
-                        if (start(c, &c->sources[next]) != EXIT_DONE)
+                        if (start(c, &c->sides.sources[next]) != EXIT_DONE)
                                 c->n_failed++;
                         next++;
                         continue;
@@ -424,7 +384,8 @@ static int run(Copy *c)
 static void report(const Copy *c)
 {
         /* Nothing gets in between the bytes of a file. */
-        FILE *f = !c->push && is_standard(c, c->destination) ? stderr : stdout;
+        FILE *f =
+                !c->sides.push && copy_sides_is_standard(&c->sides, c->sides.destination) ? stderr : stdout;
 
         for (size_t i = 0; i < c->n_jobs; i++) {
                 json_object *j;
@@ -448,139 +409,23 @@ static void report(const Copy *c)
         }
 }
 
-/* A path of the guest's, with its guest. */
-static int read_remote(const char *word, const char *path, char **ret, bool *ret_contents)
+/* What is done with all the words read. */
+static int copy(Copy *c, char **words, size_t n, const char *to)
 {
-        if (!path[0])
-                return cli_fail("%s: the path in the guest is missing: GUEST:/PATH", word);
-        *ret = copy_path_clean(path, ret_contents);
-        return *ret ? EXIT_DONE : cli_fail("no memory");
-}
+        int r = copy_sides_read(&c->sides, words, n, to);
 
-/* One side is GUEST:PATH, for all of it. *ret_guest is malloc'ed. */
-static int read_sides(Copy *c, char **words, size_t n, const char *to, char **ret_guest)
-{
-        _cleanup_free_ char *guest = NULL;
-        const char *remote = copy_path_split(to, &guest);
-        size_t n_standard = 0;
+        if (r != EXIT_DONE)
+                return r;
+        for (size_t i = 0; c->detach && i < n; i++) {
+                const char *here = c->sides.push ? words[i] : to;
 
-        c->push = remote != NULL;
-        c->sources = calloc(n, sizeof(Source));
-        if (!c->sources)
-                return cli_fail("no memory");
-        c->n_sources = n;
-        for (size_t i = 0; i < n; i++) {
-                _cleanup_free_ char *g = NULL;
-                const char *p = copy_path_split(words[i], &g);
-
-                if (c->push == (p != NULL))
-                        return cli_usage("cp", "one side is GUEST:PATH, the other is here: '%s'", words[i]);
-                c->sources[i].given = p ? p : words[i];
-                if (!p)
-                        continue;
-                if (guest && strcmp(guest, g) != 0)
-                        return cli_usage("cp", "all sources must be of the same guest");
-                if (!guest)
-                        guest = TAKE(g);
-        }
-        if (n > 1 && !c->push && is_standard(c, to))
-                return cli_usage("cp", "standard output takes one source");
-        for (size_t i = 0; i < n; i++) {
-                const char *here = c->push ? words[i] : to;
-
-                if (c->push && is_standard(c, here) && ++n_standard > 1)
-                        return cli_usage("cp", "standard input is one source");
-                if (c->detach && is_ours(c, here))
+                if (copy_sides_is_ours(&c->sides, here))
                         return cli_usage("cp",
                                          "--detach leaves a copy between files: '%s' is gone with this "
                                          "command",
                                          here);
         }
-        *ret_guest = TAKE(guest);
-        return EXIT_DONE;
-}
-
-/* The path of hostd's machine, which with -H is another one. */
-static int read_local(Copy *c, const char *word, char **ret, bool *ret_contents)
-{
-        if (!c->cli->host) {
-                *ret = copy_path_resolve(word, ret_contents);
-                return *ret ? EXIT_DONE : -errno;
-        }
-        if (word[0] != '/')
-                return cli_usage("cp", "'%s' is to be on %s: with -H a path begins with a slash", word,
-                                 c->cli->host);
-        *ret = copy_path_clean(word, ret_contents);
-        return *ret ? EXIT_DONE : -ENOMEM;
-}
-
-static int read_sources(Copy *c, char **words)
-{
-        int r;
-
-        for (size_t i = 0; i < c->n_sources; i++) {
-                Source *s = &c->sources[i];
-
-                if (!c->push && read_remote(words[i], s->given, &s->path, &s->is_contents) != EXIT_DONE)
-                        return EXIT_FAILED;
-                if (!c->push || is_ours(c, s->given))
-                        continue;
-                r = read_local(c, s->given, &s->path, &s->is_contents);
-                if (r > 0)
-                        return r;
-                s->error = -r;
-        }
-        return EXIT_DONE;
-}
-
-static int read_destination(Copy *c, const char *word)
-{
-        _cleanup_free_ char *guest = NULL, *path = NULL;
-        bool is_contents;
-        size_t l;
-        int r;
-
-        if (c->push) {
-                if (read_remote(word, copy_path_split(word, &guest), &path, &is_contents) != EXIT_DONE)
-                        return EXIT_FAILED;
-        } else if (is_ours(c, word)) {
-                path = strdup(word);
-                if (!path)
-                        return cli_fail("no memory");
-        } else {
-                r = read_local(c, word, &path, &is_contents);
-                if (r > 0)
-                        return r;
-                if (r < 0)
-                        return cli_fail("%s: %s", word[0] ? word : "''", strerror(-r));
-                if (c->n_sources > 1 && !c->cli->host && !is_directory(c, path))
-                        return cli_fail("%s: of several sources, the destination is a directory that is "
-                                        "there",
-                                        word);
-        }
-        l = strlen(path);
-        /* A directory's destination may end in a slash without being there. */
-        if (c->n_sources == 1 && c->push && l > 1 && path[l - 1] == '/' && c->sources[0].path &&
-            (c->sources[0].is_contents || is_directory(c, c->sources[0].path)))
-                path[l - 1] = 0;
-        if (c->n_sources > 1 && path[l - 1] != '/') {
-                if (asprintf(&c->destination, "%s/", path) < 0)
-                        return cli_fail("no memory");
-        } else
-                c->destination = TAKE(path);
-        return EXIT_DONE;
-}
-
-/* What is done with all the words read. */
-static int copy(Copy *c, char **words, size_t n, const char *to)
-{
-        _cleanup_free_ char *guest = NULL;
-        int r = read_sides(c, words, n, to, &guest);
-
-        if (r != EXIT_DONE || (r = read_sources(c, words)) != EXIT_DONE ||
-            (r = read_destination(c, to)) != EXIT_DONE)
-                return r;
-        if (client_guest_path(c->cli, guest, &c->guest_object) < 0)
+        if (client_guest_path(c->cli, c->sides.guest, &c->guest_object) < 0)
                 return EXIT_FAILED;
         if (c->queue && !c->detach) {
                 _cleanup_json_ json_object *p = NULL;
@@ -600,10 +445,7 @@ static void copy_done(Copy *c)
                 free(c->jobs[i].digest);
         }
         free(c->jobs);
-        for (size_t i = 0; i < c->n_sources; i++)
-                free(c->sources[i].path);
-        free(c->sources);
-        free(c->destination);
+        copy_sides_done(&c->sides);
         free(c->guest_object);
         pump_close(&c->pump);
 }
@@ -619,7 +461,7 @@ int command_cp(Cli *cli, int argc, char **argv)
                 { "recursive", no_argument, NULL, 'r' },
                 {},
         };
-        _cleanup_(copy_done) Copy c = { .cli = cli, .ttl = UINT64_MAX };
+        _cleanup_(copy_done) Copy c = { .cli = cli, .sides.host = cli->host, .ttl = UINT64_MAX };
         int o;
 
         while ((o = getopt_long(argc, argv, "prR", options, NULL)) >= 0)

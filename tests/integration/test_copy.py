@@ -369,6 +369,8 @@ def test_streams_and_reports(pair, place):
     for argv in ("-", f"good:{place}/x"), ("/dev/fd/0", f"good:{place}/x"), (f"good:{place}/file", "-"), (f"good:{place}/file", "/dev/null"):
         one_line(vmferry(pair, "cp", "--detach", *argv, input="x"), "--detach leaves", status=2)
     one_line(vmferry(pair, "cp", "-", "/dev/stdin", f"good:{place}/existing", input="x"), "standard input is one source", status=2)
+    for name in "-", "/dev/null":
+        one_line(vmferry(pair, "cp", f"good:{place}/file", f"good:{place}/other", name), f"'{name}' takes one source", status=2)
     assert not os.path.exists(place + "/x") and os.listdir(place + "/existing") == ["kept"]
 
 
