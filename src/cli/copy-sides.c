@@ -155,12 +155,59 @@ static int read_destination(CopySides *s, const char *word)
         return EXIT_DONE;
 }
 
+typedef struct Place {
+        char *name;
+        CopySource *source;
+} Place;
+
+/* By name, and in the order of the words. */
+static int compare_places(const void *a, const void *b)
+{
+        const Place *x = a, *y = b;
+        int r = strcmp(x->name, y->name);
+
+        return r != 0 ? r : (x->source > y->source) - (x->source < y->source);
+}
+
+/* In one directory, the second of a name would overwrite the first, or get in its way: they run at the same
+ * time. */
+static int find_twins(CopySides *s)
+{
+        Place *places = calloc(s->n_sources, sizeof(Place));
+        size_t n = 0;
+        bool failed = !places;
+
+        for (size_t i = 0; !failed && i < s->n_sources; i++) {
+                CopySource *source = &s->sources[i];
+
+                if (!source->path || source->is_contents)
+                        continue;
+                places[n] = (Place){ copy_path_name(source->path), source };
+                failed = !places[n].name;
+                n += !failed;
+        }
+        if (n > 0)
+                qsort(places, n, sizeof(Place), compare_places);
+        for (size_t i = 1, first = 0; i < n; i++) {
+                if (strcmp(places[i].name, places[first].name) == 0)
+                        places[i].source->twin = places[first].source->given;
+                else
+                        first = i;
+        }
+        for (size_t i = 0; i < n; i++)
+                free(places[i].name);
+        free(places);
+        return failed ? cli_fail("no memory") : EXIT_DONE;
+}
+
 int copy_sides_read(CopySides *s, char **words, size_t n, const char *to)
 {
         int r = read_sides(s, words, n, to);
 
         if (r == EXIT_DONE)
                 r = read_sources(s, words);
+        if (r == EXIT_DONE)
+                r = find_twins(s);
         return r == EXIT_DONE ? read_destination(s, to) : r;
 }
 

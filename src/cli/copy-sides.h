@@ -13,6 +13,7 @@ typedef struct CopySource {
         char *path;        /* as hostd takes it; NULL: a stream of ours, or error */
         bool is_contents;  /* of the directory, not the directory */
         int error;         /* errno, told when its turn comes */
+        const char *twin;  /* what was given before it and goes to the same place; NULL */
 } CopySource;
 
 typedef struct CopySides {

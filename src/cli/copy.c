@@ -108,6 +108,9 @@ static int start(Copy *c, const CopySource *s)
 
         if (s->error)
                 return cli_fail("%s: %s", s->given[0] ? s->given : "''", strerror(s->error));
+        if (s->twin)
+                return cli_fail("%s: not copied: it would overwrite what %s has just become", s->given,
+                                s->twin);
         if (is_stream && sd_bus_can_send(c->cli->bus, 'h') <= 0)
                 return cli_fail("%s: this bus cannot pass descriptors (-H): files can be copied, by name",
                                 here);

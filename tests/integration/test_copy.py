@@ -222,6 +222,25 @@ def test_empty_name(pair, place):
     assert os.listdir(place + "/there") == []
 
 
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_same_name_twice(pair, place, direction):
+    """The first one stays, whichever would have been done first; the others go on."""
+    for i in range(10):
+        os.makedirs(f"{place}/{i}")
+        with open(f"{place}/{i}/x", "w") as file:
+            file.write(str(i) * 100_000)
+    with open(place + "/0/y", "w") as file:
+        file.write("y")
+    os.mkdir(place + "/to")
+    sources = [f"{place}/{i}/x" for i in range(10)] + [f"{place}/0//y"]
+    there = "good:" if direction == "push" else ""
+    r = vmferry(pair, "cp", *(s if there else "good:" + s for s in sources), f"{there}{place}/to")
+    assert r.returncode == 1
+    assert r.stderr == "".join(f"vmferry: {s}: not copied: it would overwrite what {sources[0]} has just become\n"
+                               for s in sources[1:10])
+    assert names(place + "/to") == {"x": "0" * 100_000, "y": "y"}
+
+
 def test_contents_by_number_of_dots(pair, place):
     """. is where we are and .. is above: what is in them is copied, as nobody can go by such a name."""
     fill(place + "/here")
