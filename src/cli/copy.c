@@ -479,6 +479,10 @@ int command_cp(Cli *cli, int argc, char **argv)
                         c.detach = true;
                         break;
                 case 'o':
+                        if (!str_eq(optarg, "replace") && !str_eq(optarg, "fail") &&
+                            !str_eq(optarg, "update"))
+                                return cli_usage("cp", "--overwrite is replace, fail or update, not '%s'",
+                                                 optarg);
                         c.overwrite = optarg;
                         break;
                 case 't':

@@ -175,7 +175,11 @@ static int read_globals(Cli *cli, int *argc, char **argv, bool *ret_help)
                         if (i + 1 >= *argc)
                                 return cli_usage(argv[0], "%s takes a host", a);
                         cli->host = argv[++i];
-                } else
+                } else if (!strict && str_has_prefix(a, "--host="))
+                        cli->host = a + strlen("--host=");
+                else if (!strict && str_has_prefix(a, "-H"))
+                        cli->host = a + strlen("-H");
+                else
                         argv[n++] = argv[i];
         }
         while (i < *argc)
