@@ -55,7 +55,11 @@ _vmferry() {
             ;;
         cp)
             if [[ $cur == -* ]]; then
-                mapfile -t COMPREPLY < <(compgen -W '--preserve --overwrite --queue --ttl --detach' -- "$cur")
+                mapfile -t COMPREPLY < <(compgen -W '-r --recursive --preserve --overwrite --queue --ttl --detach' -- "$cur")
+            elif [[ ${COMP_WORDS[*]:COMP_CWORD-2:2} == @(*' --overwrite'|'--overwrite =') ]]; then
+                mapfile -t COMPREPLY < <(compgen -W 'replace fail update' -- "$cur")
+            elif [[ $cur == *:* || ${COMP_WORDS[COMP_CWORD - 1]} == : ]]; then
+                return # a path in the guest: COMP_WORDBREAKS has the colon, or has not
             elif [[ $cur != */* ]]; then
                 mapfile -t COMPREPLY < <(compgen -W "$(_vmferry_guests)" -S : -- "$cur"; compgen -f -- "$cur")
                 [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *: ]] && compopt -o nospace
