@@ -109,7 +109,10 @@ def test_usage(lab, vm):
     (["exec", "-t", "nobody", "--", "true"], 125), (["shell", "nobody"], 125), (["shell", "-u", "nobody-here", "lab"], 125),
     (["cp", "/no/such/file", "lab:/tmp/x"], 1), (["cp", "lab:/no/such", "/tmp/vmferry-never"], 1), (["cp", "a", "b"], 2),
     (["cp", "lab:/a", "lab:/b"], 2), (["cp", "/etc/passwd", "nobody:/x"], 1), (["cp", "/etc/passwd", "lab:\udcff"], 1),
-    (["cp", "-", "lab:/no/such/dir/x"], 1), (["monitor", "nobody"], 1), (["enable", "nobody"], 1), (["disable", "\udcff"], 1),
+    (["cp", "-", "lab:/no/such/dir/x"], 1), (["cp", "", "lab:/tmp/"], 1), (["cp", "/etc/passwd", "lab:"], 1),
+    (["cp", "/etc/passwd", "/etc/group", "lab:"], 1), (["cp", "lab:", "/tmp/vmferry-never"], 1), (["cp", "--detach", "-", "lab:/x"], 2),
+    (["cp", "--overwrite=perhaps", "/etc/passwd", "lab:/x"], 2), (["cp", "/etc/passwd/.", "lab:/x"], 1),
+    (["cp", "lab:/etc/passwd/.", "/tmp/vmferry-never"], 1), (["cp", "/etc/passwd", "/etc/../etc/passwd", "lab:/tmp/"], 1), (["monitor", "nobody"], 1), (["enable", "nobody"], 1), (["disable", "\udcff"], 1),
     (["actions", "check", "/no/such"], None), (["upgrade", "nobody"], 1), (["metrics", "extra"], 2),
 ])
 def test_errors_are_one_line(lab, vm, argv, status):
@@ -141,6 +144,26 @@ def test_cp(lab, client, vm):
 def test_cp_stream(lab, vm):
     lab.vmferry("cp", "-", "lab:/srv/stream", input="piped in", check=True)
     assert lab.vmferry("cp", "lab:/srv/stream", "-", check=True).stdout == "piped in"
+
+
+def test_cp_stream_without_space(lab, vm):
+    """What stopped the guest is told, not that a pipe broke."""
+    lab.vmferry("exec", "lab", "--", "sh", "-c", "mkdir -p /srv/small && mount -t tmpfs -o size=1m small /srv/small", check=True)
+    try:
+        line = one_line(lab.vmferry("cp", "-", "lab:/srv/small/x", input="x" * (16 << 20)))
+        assert "space" in line.lower() and "pipe" not in line.lower(), line
+    finally:
+        lab.vmferry("exec", "lab", "--", "umount", "/srv/small", check=True)
+
+
+def test_cp_spellings(lab, vm):
+    """As cp -r has them: the contents of a tree, in a directory that is there, or as a new one."""
+    tree.build(lab.scratch("s"), 20)
+    for destination in "lab:/srv//spelt", "lab:/srv/./spelt/.":
+        lab.vmferry("cp", "-r", lab.scratch("s") + "/.", destination, check=True)
+    lab.vmferry("cp", "-R", "lab:/srv/spelt/.", lab.scratch("s.back"), check=True)
+    lab.vmferry("cp", "lab:/srv//spelt/./.", lab.scratch("s.back/."), check=True)
+    assert tree.differences(tree.describe(lab.scratch("s")), tree.describe(lab.scratch("s.back"))) == []
 
 
 def test_cp_devices_and_descriptors(lab, vm):
