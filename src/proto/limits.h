@@ -39,7 +39,7 @@
 #define STREAM_CREDIT (512u * 1024)      /* bytes in flight of one stream, one way */
 #define PORT_WINDOW_BYTES (1024u * 1024) /* bytes in flight of one port, one way */
 #define PORT_WINDOW_FRAMES 96u /* frames in flight: the guest's queue has 128 slots (VIRTIO 5.3.2) */
-#define PORT_ACK_BYTES (PORT_WINDOW_BYTES / 8)
+#define PORT_ACK_BYTES (PORT_WINDOW_BYTES / 4)
 #define PORT_ACK_FRAMES 16u
 
 /* What a side holds for a peer that does not read. */

@@ -197,7 +197,8 @@ bool session_stream_output(Session *s, uint8_t *ret_body, FrameHeader *ret_heade
 {
         Stream *st;
 
-        if (window_owes_ack(&s->window)) {
+        /* What goes back goes together: a guest pays for each write, hardly for its bytes. */
+        if (window_owes_ack(&s->window) || (s->streams.first_owing && window_has_news(&s->window))) {
                 WindowTotal total;
 
                 window_take_ack(&s->window, &total);

@@ -33,6 +33,10 @@ static inline bool window_is_open(const Window *w)
 void window_sent(Window *w, size_t n);
 /* False: the peer sent more than it may. */
 bool window_received(Window *w, size_t n);
+static inline bool window_has_news(const Window *w)
+{
+        return w->received.n_frames != w->told.n_frames;
+}
 bool window_owes_ack(const Window *w);
 void window_take_ack(Window *w, WindowTotal *ret);
 /* False: the peer acknowledges what can't be. */
