@@ -125,6 +125,38 @@ def test_no_space(lab, client, vm):
     eventually(lambda: client.run("lab", "ls", "-A", "/tmp/small")[1] == "", 10, "the partial file gone")
 
 
+def test_space_of_what_is_there(lab, client, vm):
+    """A tree that is there already is brought up to date on a file system that has no room for it twice."""
+    client.run("lab", "sh", "-c", "mkdir -p /tmp/half && mount -t tmpfs -o size=8m tmpfs /tmp/half")
+    source = lab.scratch("half")
+    os.makedirs(source)
+    for name in "a", "b":
+        random_file(lab, f"half/{name}", 3 << 20)
+    client.done(client.push("lab", source, "/tmp/half/t"))
+    client.done(client.push("lab", source, "/tmp/half/t", contents=True, overwrite="update"))
+    random_file(lab, "half/c", 4 << 20)
+    p = client.wait_job(client.push("lab", source, "/tmp/half/new")[1])
+    assert p["ErrorName"].endswith("NoSpace") and "entries failed" not in p["ErrorMessage"], p["ErrorMessage"]
+    client.run("lab", "umount", "/tmp/half")
+
+
+def test_merge_interrupted(lab, client, vm):
+    """Contents into a directory that is there: behind an interruption, what the transfer made has the source's modes, and only that."""
+    source = lab.scratch("merge")
+    os.makedirs(source + "/kept/new/deep")
+    random_file(lab, "merge/kept/new/deep/large", 96 << 20)
+    for name in "", "kept", "kept/new", "kept/new/deep":
+        os.chmod(os.path.join(source, name), 0o750)
+    client.run("lab", "sh", "-c", "mkdir -p /srv/merge/kept && chmod 711 /srv/merge /srv/merge/kept")
+    job = client.push("lab", source, "/srv/merge", contents=True)
+    eventually(lambda: client.job_properties(job[1])["BytesDone"] > 16 << 20, 60, "16 MiB", every=0.01)
+    client.kill_guestd("lab")
+    client.done(job, 300)
+    assert client.run("lab", "sh", "-c", "cd /srv/merge && find . -type d | sort | xargs stat -c '%a %n'; find . -name '*.part'")[1] == \
+        "711 .\n711 ./kept\n750 ./kept/new\n750 ./kept/new/deep\n"
+    client.run("lab", "rm", "-r", "/srv/merge")
+
+
 def test_blocked_source_blocks_itself(lab, client, vm):
     read, write = os.pipe()
     _, blocked = client.guest("lab", "PushFd", "(hsa{sv})", 0, "/srv/blocked", {}, fds=[read])
