@@ -155,7 +155,7 @@ static WireError child_open_process(CarryChild *child, json_object *params, Carr
         r = child_ask(child, &p, &read_fd, &write_fd);
         if (r < 0) {
                 *ret_text = strdup("the guest's daemon did not hand out the process's descriptors");
-                return WIRE_FAILED;
+                return WIRE_INTERRUPTED; /* it is gone, and a new one comes */
         }
         if (p.error != WIRE_OK) {
                 (void)fd_close(read_fd);
