@@ -124,7 +124,7 @@ END_TEST
 /* What the attempts before had made is this transfer's, and nothing else is. */
 START_TEST(test_interrupted)
 {
-        static const char *const mode = "find '%s' -type d -exec chmod 0711 {} +";
+        static const char mode[] = "find '%s' -type d -exec chmod 0711 {} +";
 
         for (unsigned n_cuts = 1; n_cuts <= 12; n_cuts++) {
                 copy(scratch_path("into"), NULL, false, 19000, n_cuts);
