@@ -19,19 +19,19 @@
 
 int cli_fail(const char *format, ...)
 {
-        _cleanup_free_ char *text = NULL;
+        _cleanup_free_ char *text = NULL, *shown = NULL;
         va_list ap;
         int n;
 
         va_start(ap, format);
         n = vasprintf(&text, format, ap);
         va_end(ap);
-        fputs("vmferry: ", stderr);
         if (n < 0)
                 text = NULL;
         else
-                cli_print_text(stderr, text);
-        fputc('\n', stderr);
+                shown = format_text(text);
+        /* In one piece: upgrade --all has several processes that say something at once. */
+        fprintf(stderr, "vmferry: %s\n", shown ? shown : "");
         return EXIT_FAILED;
 }
 
