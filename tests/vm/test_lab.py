@@ -10,7 +10,8 @@ PEER = """#!/bin/sh
 for port in /sys/class/virtio-ports/*; do
         [ "$(cat $port/name)" = org.vmferry.ctl.0 ] && device=/dev/${port##*/}
 done
-(while :; do head -c 6 <$device >/tmp/heard; [ -s /tmp/heard ] && break; sleep 0.1; done; cat /tmp/heard >$device) &
+# Opened once: what has arrived is lost when a port is closed.
+(exec 3<>$device; while :; do head -c 6 <&3 >/tmp/heard; [ -s /tmp/heard ] && break; sleep 0.1; done; cat /tmp/heard >&3) &
 """
 
 
