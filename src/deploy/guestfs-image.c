@@ -18,7 +18,8 @@ typedef struct GuestfsImage {
         Target target; /* first */
         const GuestfsLibrary *fs;
         guestfs_h *g;
-        char *root; /* its device */
+        char *root;        /* its device */
+        bool is_inspected; /* by libguestfs; else a file system that looks like a root */
         bool is_launched;
 } GuestfsImage;
 
@@ -166,14 +167,58 @@ static int nothing_found(GuestfsImage *i)
         return target_fail(&i->target, -ENOENT, "no Linux was found in it");
 }
 
-static int check_system(GuestfsImage *i, const char *root, const Program *p)
+static int more_than_one(GuestfsImage *i, const char *a, const char *b)
 {
-        _cleanup_free_ char *type = i->fs->inspect_get_type(i->g, root);
-        _cleanup_free_ char *architecture = i->fs->inspect_get_arch(i->g, root);
+        return target_fail(&i->target, -ENOTUNIQ,
+                           "there is more than one operating system in it: on %s and %s", a, b);
+}
 
-        if (!str_eq(type, "linux"))
-                return target_fail(&i->target, -ENOTSUP, "it holds %s, not Linux",
-                                   type ? type : "something");
+/* libguestfs wants an fstab or a hosts file, which a small system may do without. */
+static int find_root(GuestfsImage *i)
+{
+        _cleanup_strings_ char **file_systems = i->fs->list_filesystems(i->g);
+
+        for (char **f = file_systems; f && f[0] && f[1]; f += 2) {
+                if (str_eq(f[1], "swap") || str_eq(f[1], "unknown") || str_eq(f[1], "crypto_LUKS") ||
+                    i->fs->mount_ro(i->g, f[0], "/") < 0)
+                        continue;
+                bool is_root = system_is_there(&i->target);
+                if (i->fs->umount_all(i->g) < 0)
+                        return image_fail(i, f[0]);
+                if (!is_root)
+                        continue;
+                if (i->root)
+                        return more_than_one(i, i->root, f[0]);
+                i->root = strdup(f[0]);
+                if (!i->root)
+                        return target_fail(&i->target, -ENOMEM, "no memory");
+        }
+        return i->root ? 0 : nothing_found(i);
+}
+
+static char *read_architecture(GuestfsImage *i)
+{
+        char *architecture = i->is_inspected ? i->fs->inspect_get_arch(i->g, i->root) : NULL;
+
+        for (const char *const *program = system_programs; !i->is_inspected && !architecture && *program;
+             program++)
+                architecture = i->fs->file_architecture(i->g, *program);
+        return architecture;
+}
+
+static int check_type(GuestfsImage *i)
+{
+        _cleanup_free_ char *type = i->fs->inspect_get_type(i->g, i->root);
+
+        return str_eq(type, "linux") ? 0
+                                     : target_fail(&i->target, -ENOTSUP, "it holds %s, not Linux",
+                                                   type ? type : "something");
+}
+
+static int check_architecture(GuestfsImage *i, const Program *p)
+{
+        _cleanup_free_ char *architecture = read_architecture(i);
+
         if (!architecture || !program_fits(p, architecture))
                 return target_fail(&i->target, -ENOTSUP,
                                    "the guest is %s, and this vmferry-guestd is for %s (--agent=FILE)",
@@ -185,14 +230,15 @@ static int check_system(GuestfsImage *i, const char *root, const Program *p)
 /* As the guest's fstab has it: /usr and /etc may be file systems of their own, the rest isn't needed. */
 static int mount_root(GuestfsImage *i, bool read_only)
 {
-        _cleanup_strings_ char **points = i->fs->inspect_get_mountpoints(i->g, i->root);
         const GuestfsLibrary *fs = i->fs;
+        _cleanup_strings_ char **points =
+                i->is_inspected ? fs->inspect_get_mountpoints(i->g, i->root) : NULL;
 
-        if (!points)
+        if (i->is_inspected && !points)
                 return image_fail(i, i->root);
         if ((read_only ? fs->mount_ro(i->g, i->root, "/") : fs->mount(i->g, i->root, "/")) < 0)
                 return image_fail(i, i->root);
-        for (char **p = points; p[0] && p[1]; p += 2)
+        for (char **p = points; p && p[0] && p[1]; p += 2)
                 if ((str_eq(p[0], "/usr") || str_eq(p[0], "/etc")) &&
                     (read_only ? fs->mount_ro(i->g, p[1], p[0]) : fs->mount(i->g, p[1], p[0])) < 0)
                         return image_fail(i, p[1]);
@@ -238,16 +284,16 @@ static int image_open(Target *t, const Disks *d, const Program *p, bool read_onl
         _cleanup_strings_ char **roots = i->fs->inspect_os(i->g);
         if (!roots)
                 return image_fail(i, "the image cannot be looked at");
-        if (!roots[0])
-                return nothing_found(i);
-        if (roots[1])
-                return target_fail(t, -ENOTUNIQ,
-                                   "there is more than one operating system in it: on %s and %s", roots[0],
-                                   roots[1]);
-        i->root = TAKE(roots[0]);
-        r = check_system(i, i->root, p);
+        if (roots[0] && roots[1])
+                return more_than_one(i, roots[0], roots[1]);
+        i->is_inspected = roots[0];
+        if (i->is_inspected)
+                i->root = TAKE(roots[0]);
+        r = i->is_inspected ? check_type(i) : find_root(i);
         if (r == 0)
                 r = mount_root(i, true);
+        if (r == 0)
+                r = check_architecture(i, p);
         if (r < 0)
                 return r;
         system_read_name(t, name, sizeof(name));

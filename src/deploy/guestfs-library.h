@@ -17,6 +17,7 @@
         X(close)                                                                                            \
         X(create)                                                                                           \
         X(exists)                                                                                           \
+        X(file_architecture)                                                                                \
         X(filesize)                                                                                         \
         X(inspect_get_arch)                                                                                 \
         X(inspect_get_mountpoints)                                                                          \

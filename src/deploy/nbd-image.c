@@ -136,7 +136,7 @@ static int look(NbdImage *i, const Volume *v)
                 return unmount_all(i);
         }
         r = open_root(i);
-        int found = r == 0 && system_is_there(&i->tree);
+        int found = r == 0 && system_is_there(&i->tree.target);
         int r2 = unmount_all(i);
         return r < 0 ? r : r2 < 0 ? r2 : found;
 }

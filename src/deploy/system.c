@@ -10,17 +10,21 @@
 
 static const char *const os_release[] = { "/etc/os-release", "/usr/lib/os-release" };
 
-bool system_is_there(Tree *t)
+const char *const system_programs[] = {
+        "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/sbin/init", "/usr/bin/env", NULL,
+};
+
+bool system_is_there(Target *t)
 {
-        const TargetOps *ops = t->target.ops;
+        const TargetOps *ops = t->ops;
 
         /* /usr may be a file system of its own, with os-release in it. */
-        if (ops->is_there(&t->target, "/etc") <= 0)
+        if (ops->is_there(t, "/etc") <= 0)
                 return false;
         for (size_t i = 0; i < ELEMENTSOF(os_release); i++)
-                if (ops->is_there(&t->target, os_release[i]) > 0)
+                if (ops->is_there(t, os_release[i]) > 0)
                         return true;
-        return ops->is_there(&t->target, "/etc/fstab") > 0 && ops->is_there(&t->target, "/usr") > 0;
+        return ops->is_there(t, "/etc/fstab") > 0 && ops->is_there(t, "/usr") > 0;
 }
 
 void system_read_name(Target *t, char *ret, size_t size)
@@ -42,15 +46,12 @@ void system_read_name(Target *t, char *ret, size_t size)
 
 const char *system_architecture(Tree *t)
 {
-        static const char *const programs[] = {
-                "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/sbin/init", "/usr/bin/env",
-        };
         uint8_t head[sizeof(Elf64_Ehdr)];
         Program p;
         size_t n;
 
-        for (size_t i = 0; i < ELEMENTSOF(programs); i++)
-                if (tree_read_head(t, programs[i], head, sizeof(head), &n) == 0 &&
+        for (size_t i = 0; system_programs[i]; i++)
+                if (tree_read_head(t, system_programs[i], head, sizeof(head), &n) == 0 &&
                     program_parse(head, n, &p) == 0)
                         return program_architecture(&p);
         return NULL;

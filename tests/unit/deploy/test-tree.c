@@ -119,7 +119,7 @@ START_TEST(test_system)
         _cleanup_free_ char *usr = NULL, *home = NULL;
         char name[32], command[512];
 
-        ck_assert(!system_is_there(&tree));
+        ck_assert(!system_is_there(&tree.target));
         ck_assert_ptr_null(system_architecture(&tree));
         (void)snprintf(command, sizeof(command),
                        "cd %s/guest && mkdir bin && cp /proc/self/exe bin/sh && "
@@ -128,7 +128,7 @@ START_TEST(test_system)
                        "0\\n' >etc/fstab",
                        dir);
         ck_assert_int_eq(system(command), 0);
-        ck_assert(system_is_there(&tree));
+        ck_assert(system_is_there(&tree.target));
         ck_assert_ptr_nonnull(system_architecture(&tree));
         system_read_name(&tree.target, name, sizeof(name));
         ck_assert_str_eq(name, "A 'b'");
