@@ -132,7 +132,7 @@ static int groups_load(User *u)
         if (r < 0 || fs_read_file(group_file, USERS_FILE_MAX, &text, NULL) < 0)
                 return r;
         char *rest = text, *members;
-        gid_t gid;
+        gid_t gid = 0;
         for (char *line; (line = strsep(&rest, "\n"));) {
                 if (!group_line_parse(line, &gid, &members))
                         continue;
@@ -212,7 +212,7 @@ int users_find_group(const char *name, gid_t *ret)
         if (r < 0)
                 return r;
         char *rest = text, *members;
-        gid_t gid;
+        gid_t gid = 0;
         for (char *line; (line = strsep(&rest, "\n"));)
                 if (str_eq(group_line_parse(line, &gid, &members), name)) {
                         *ret = gid;

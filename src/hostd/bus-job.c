@@ -151,7 +151,7 @@ static int authorize(Bus *b, sd_bus_message *m, const char *verb, Job **ret, sd_
 static int method_cancel(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
         Bus *b = userdata;
-        Job *j;
+        Job *j = NULL;
         int r = authorize(b, m, "manage", &j, error);
 
         if (r <= 0)
@@ -167,7 +167,7 @@ static int method_wait(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
         uint64_t timeout_usec;
         Bus *b = userdata;
-        Job *j;
+        Job *j = NULL;
         int r;
 
         if ((r = sd_bus_message_read(m, "t", &timeout_usec)) < 0)

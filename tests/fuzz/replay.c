@@ -18,7 +18,7 @@
 static void run(const uint8_t *data, size_t n)
 {
         /* a block of its own size, so that reading past its end is seen */
-        uint8_t *copy = malloc(n > 0 ? n : 1);
+        uint8_t *copy = calloc(1, n > 0 ? n : 1);
 
         if (!copy)
                 abort();
