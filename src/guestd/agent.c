@@ -375,6 +375,18 @@ static int load_config(const AgentConfig *given, Config *ret)
         return 0;
 }
 
+static ProcessesConfig processes_config_of(const Agent *a)
+{
+        return (ProcessesConfig){
+                .jobs_dir = PROCESS_JOBS_DIR,
+                .n_max = a->config.processes_max,
+                .spool_bytes = a->config.spool_bytes,
+                .spool_keep_usec = a->config.spool_keep_usec,
+                .kill_grace_usec = a->config.kill_grace_usec,
+                .policy = &a->config.policy,
+        };
+}
+
 void agent_reload(Agent *a)
 {
         Config fresh;
@@ -383,16 +395,17 @@ void agent_reload(Agent *a)
                 return;
         if (!str_eq(fresh.control_channel, a->config.control_channel))
                 log_notice("ControlChannel= has changed: this counts from the next start on");
-        /* The local socket keeps its group's name, and the others keep pointers to the policy: it changes in
-         * place. */
-        char *group = TAKE(fresh.socket_group);
-        fresh.socket_group = TAKE(a->config.socket_group);
-        free(group);
         bool has_new_facts =
                 memcmp(fresh.policy.allow, a->config.policy.allow, sizeof(fresh.policy.allow)) != 0;
-        config_done(&a->config);
-        a->config = fresh;
+        Config old = a->config;
+        a->config = fresh; /* others have pointers to the policy: it changes in place */
         log_set_max_level(fresh.log_level);
+        ProcessesConfig processes_config = processes_config_of(a);
+        processes_set_config(a->processes, &processes_config);
+        outbox_set_max(a->outbox, fresh.publish_queue_max);
+        if (a->localsock)
+                localsock_set_access(a->localsock, fresh.socket_mode, fresh.socket_group);
+        config_done(&old);
         if (has_new_facts)
                 host_renew(a->host);
         log_notice("Configuration read anew");
@@ -409,15 +422,7 @@ static int start_parts(Agent *a)
         static const MessagesOps message_ops = { on_message_reply, on_message_refuse };
         static const CallsOps call_ops = { on_call_send, on_call_forget, on_call_done };
         static const OutboxOps outbox_ops = { on_outbox_send, on_outbox_room };
-        ProcessesConfig processes_config = {
-                .jobs_dir = PROCESS_JOBS_DIR,
-                .n_max = a->config.processes_max,
-                .spool_bytes = a->config.spool_bytes,
-                .spool_keep_usec = a->config.spool_keep_usec,
-                .kill_grace_usec = a->config.kill_grace_usec,
-                .policy = &a->config.policy,
-        };
-
+        ProcessesConfig processes_config = processes_config_of(a);
         static const UpgradeOps upgrade_ops = { on_upgrade_done };
         int r = loop_add_timer(a->loop, on_orphan, a, &a->orphan);
         if (r == 0)

@@ -390,6 +390,28 @@ static void on_connection(void *userdata, int fd, short revents)
                 log_warning("guestd.sock: a program is turned away: %s", strerror(-r));
 }
 
+static int set_access(const LocalsockConfig *config)
+{
+        gid_t gid = 0;
+        int r = config->group ? users_find_group(config->group, &gid) : 0;
+
+        if (r >= 0 && chown(config->path, (uid_t)-1, gid) < 0)
+                r = config->group ? -errno : 0;
+        if (r < 0)
+                log_warning("%s: group %s: %s; only root may use it", config->path, config->group,
+                            strerror(-r));
+        return chmod(config->path, r < 0 ? 0600 : config->mode) < 0 ? -errno : 0;
+}
+
+void localsock_set_access(Localsock *l, mode_t mode, const char *group)
+{
+        l->config.mode = mode;
+        l->config.group = group;
+        int r = set_access(&l->config);
+        if (r < 0)
+                log_warning("%s: %s; its permissions stay as they are", l->config.path, strerror(-r));
+}
+
 static int socket_bind(const LocalsockConfig *config, int *ret)
 {
         struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -417,17 +439,9 @@ static int socket_bind(const LocalsockConfig *config, int *ret)
         (void)umask(mask);
         if (r < 0)
                 return r;
-        gid_t gid;
-        if (config->group) {
-                r = users_find_group(config->group, &gid);
-                if (r >= 0 && chown(config->path, (uid_t)-1, gid) < 0)
-                        r = -errno;
-                if (r < 0)
-                        log_warning("%s: group %s: %s; only root may use it", config->path, config->group,
-                                    strerror(-r));
-        }
-        if (r >= 0 && chmod(config->path, config->mode) < 0)
-                return -errno;
+        r = set_access(config);
+        if (r < 0)
+                return r;
         if (listen(fd, BACKLOG) < 0)
                 return -errno;
         *ret = TAKE_FD(fd);

@@ -65,6 +65,8 @@ int localsock_call(Localsock *l, uint64_t token, const char *topic, uint64_t id,
 /* The host's answer to a program's call. An unknown token (the program has gone) is dropped. */
 void localsock_answer(Localsock *l, uint64_t token, WireError error, const char *text, const void *payload,
                       size_t n);
+/* Whoever is connected stays. group: borrowed as in LocalsockConfig. */
+void localsock_set_access(Localsock *l, mode_t mode, const char *group);
 /* `publish` has room again. */
 void localsock_resume(Localsock *l);
 size_t localsock_n_clients(const Localsock *l);

@@ -278,6 +278,11 @@ bool outbox_on_reply(Outbox *o, uint32_t request, WireError error, const char *t
         return true;
 }
 
+void outbox_set_max(Outbox *o, unsigned n_max)
+{
+        o->n_max = MAX(n_max, 1u);
+}
+
 size_t outbox_n(const Outbox *o)
 {
         return o->n;

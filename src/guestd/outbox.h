@@ -47,4 +47,5 @@ void outbox_host_away(Outbox *o);
 /* The host's reply to a request. False: not one of ours. LimitsExceeded and NotReady: it is sent again,
  * later; any other error drops the message. */
 bool outbox_on_reply(Outbox *o, uint32_t request, WireError error, const char *text);
+void outbox_set_max(Outbox *o, unsigned n_max); /* what is over it stays */
 size_t outbox_n(const Outbox *o);

@@ -517,6 +517,11 @@ int processes_new(Loop *loop, const ProcessesConfig *config, const ProcessesOps 
         return 0;
 }
 
+void processes_set_config(Processes *ps, const ProcessesConfig *config)
+{
+        ps->config = *config;
+}
+
 Processes *processes_free(Processes *ps)
 {
         if (!ps)

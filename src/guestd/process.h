@@ -49,6 +49,9 @@ int processes_new(Loop *loop, const ProcessesConfig *config, const ProcessesOps 
 Processes *processes_free(Processes *p);
 DEFINE_CLEANUP(Processes *, processes_free);
 
+/* For what starts or ends from now on. */
+void processes_set_config(Processes *p, const ProcessesConfig *config);
+
 /* process.start, kill, resize, list, forget, as ARCHITECTURE.md has them. `reply` may be called before this
  * returns, and is called for everything, Unsupported included. Writes the guest's audit lines of exec. */
 void process_call(Processes *p, uint64_t token, const char *method, json_object *params);

@@ -198,6 +198,30 @@ def test_reload(guest, host):
     assert set(guest.reload("")["capabilities"]) >= {"exec", "push", "pull", "send", "call", "upgrade"}
 
 
+def test_reload_of_limits(guest, host):
+    """Sizes, times and permissions count at once, and who is connected stays."""
+    path = f"/proc/{guest.process.pid}/root/run/vmferry/guestd.sock"
+    guest.reload("KillGrace=10min\n")
+    program = guest.connect()
+    assert program.ask(method="subscribe", topic="news.d", tag=1)["ok"]
+    guest.reload("ProcessesMax=1\nKillGrace=100ms\nSocketMode=0600\n")
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    host.request("process.start", id="b1", argv=["sh", "-c", "trap '' TERM; while :; do sleep 1; done"])
+    with pytest.raises(Remote) as e:
+        host.request("process.start", id="b2", argv=["true"])
+    assert e.value.name == "LimitsExceeded"
+    host.request("process.kill", id="b1", signal=15, tree=True)
+    eventually(lambda: running(host) == [], 20, "the end of what does not mind SIGTERM")
+    assert deliver(host, "news.d", b"still here", 95) and program.hear()["topic"] == "news.d"
+    program.close()
+    guest.reload("")
+    assert os.stat(path).st_mode & 0o777 == 0o660
+
+
+def running(host):
+    return [p["id"] for p in host.request("process.list")[0]["processes"] if p.get("state") == "running"]
+
+
 def test_reload_of_mistakes(guest, host):
     """A line that is wrong is told with its number and its key, and shuts rather than opens; the rest counts."""
     ack = guest.reload("SpoolSize=much\nNoSuchKey=1\nAllowPull=perhaps\nAllowPush=no\nWriteRoots=srv\nSocketMode=abc\nLogLevel=loud\n"
