@@ -450,11 +450,11 @@ def test_suspend_with_a_full_queue(lab, vm, client, port):
     s.sendall(bare.records(30_000))
     accepted = port.write(8_000_000)
     assert accepted < 8_000_000
-    lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c",
-                "echo devices > /sys/power/pm_test; sleep 1; echo mem > /sys/power/state; echo 'lab: awake' > /dev/console",
-                check=True)
     load = Load(lab)
     try:
+        lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c",
+                    "echo devices > /sys/power/pm_test; sleep 1; echo mem > /sys/power/state; echo 'lab: awake' > /dev/console",
+                    check=True)
         eventually(lambda: "lab: awake" in vm.console(), 60, "the end of its sleep", every=0.02)
         ready_again(client, time.monotonic())
         assert port.read() == b""
