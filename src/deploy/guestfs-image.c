@@ -156,15 +156,30 @@ static int add_disks(GuestfsImage *i, const Disks *d, bool read_only)
         return 0;
 }
 
+/* list_filesystems() leaves containers out. devices: taken over; NULL: there are none. */
+static char *find_encrypted(GuestfsImage *i, char **devices)
+{
+        _cleanup_strings_ char **list = devices;
+
+        for (char **d = list; d && *d; d++) {
+                _cleanup_free_ char *type = i->fs->vfs_type(i->g, *d);
+                if (str_eq(type, "crypto_LUKS") || str_eq(type, "BitLocker"))
+                        return strdup(*d);
+        }
+        return NULL;
+}
+
 static int nothing_found(GuestfsImage *i)
 {
-        _cleanup_strings_ char **file_systems = i->fs->list_filesystems(i->g);
+        _cleanup_free_ char *encrypted = find_encrypted(i, i->fs->list_partitions(i->g));
 
-        for (char **f = file_systems; f && f[0] && f[1]; f += 2)
-                if (str_eq(f[1], "crypto_LUKS"))
-                        return target_fail(&i->target, -EPERM,
-                                           "%s is encrypted: install vmferry-guestd from inside", f[0]);
-        return target_fail(&i->target, -ENOENT, "no Linux was found in it");
+        if (!encrypted)
+                encrypted = find_encrypted(i, i->fs->list_devices(i->g));
+        if (!encrypted)
+                encrypted = find_encrypted(i, i->fs->lvs(i->g));
+        return encrypted ? target_fail(&i->target, -EPERM,
+                                       "%s is encrypted: install vmferry-guestd from inside", encrypted)
+                         : target_fail(&i->target, -ENOENT, "no Linux was found in it");
 }
 
 static int more_than_one(GuestfsImage *i, const char *a, const char *b)
@@ -179,8 +194,7 @@ static int find_root(GuestfsImage *i)
         _cleanup_strings_ char **file_systems = i->fs->list_filesystems(i->g);
 
         for (char **f = file_systems; f && f[0] && f[1]; f += 2) {
-                if (str_eq(f[1], "swap") || str_eq(f[1], "unknown") || str_eq(f[1], "crypto_LUKS") ||
-                    i->fs->mount_ro(i->g, f[0], "/") < 0)
+                if (str_eq(f[1], "swap") || str_eq(f[1], "unknown") || i->fs->mount_ro(i->g, f[0], "/") < 0)
                         continue;
                 bool is_root = system_is_there(&i->target);
                 if (i->fs->umount_all(i->g) < 0)

@@ -28,9 +28,12 @@
         X(last_error)                                                                                       \
         X(launch)                                                                                           \
         X(lgetxattr)                                                                                        \
+        X(list_devices)                                                                                     \
         X(list_filesystems)                                                                                 \
+        X(list_partitions)                                                                                  \
         X(ln_sf)                                                                                            \
         X(lsetxattr)                                                                                        \
+        X(lvs)                                                                                              \
         X(mkdir)                                                                                            \
         X(mount)                                                                                            \
         X(mount_ro)                                                                                         \
@@ -42,6 +45,7 @@
         X(shutdown)                                                                                         \
         X(sync)                                                                                             \
         X(umount_all)                                                                                       \
+        X(vfs_type)                                                                                         \
         X(write)
 
 typedef struct GuestfsLibrary {
