@@ -72,12 +72,41 @@ void local_client_drop(LocalClient *c)
         localsock_client_gone(c->owner, c);
 }
 
-static void client_poll(LocalClient *c)
+/* It hears nothing any more; what it said before that counts. */
+static void client_deafen(LocalClient *c)
+{
+        if (c->is_deaf)
+                return;
+        c->is_deaf = true;
+        c->n_out = 0;
+        localsock_client_deaf(c->owner, c);
+}
+
+static bool client_has_line(const LocalClient *c)
+{
+        return c->n_in > c->n_scanned && memchr(c->in + c->n_scanned, '\n', c->n_in - c->n_scanned);
+}
+
+/* It had too much to read when its lines had their turn. */
+static bool client_is_behind(const LocalClient *c)
+{
+        return !c->is_parked && !c->is_ending && client_has_line(c);
+}
+
+/* Drops it if nothing is left to be done for it, else waits for what is. */
+static void client_settle(LocalClient *c)
 {
         if (c->fd < 0)
                 return;
-        bool reads = !c->is_parked && !c->is_ending && !c->is_eof && c->n_out < OUTPUT_PAUSE;
-        loop_fd_set_events(c->source, (short)((reads ? POLLIN : 0) | (c->n_out ? POLLOUT : 0)));
+        bool is_over = c->is_eof && !client_has_line(c) && (c->is_deaf || c->n_asked == 0);
+        if (c->n_out == 0 && (c->is_ending || is_over)) {
+                local_client_drop(c);
+                return;
+        }
+        bool reads = !c->is_parked && !c->is_ending && !c->is_eof &&
+                             c->n_out<OUTPUT_PAUSE, writes = c->n_out> 0 ||
+                     client_is_behind(c);
+        loop_fd_set_events(c->source, (short)((reads ? POLLIN : 0) | (writes ? POLLOUT : 0)));
 }
 
 static void client_flush(LocalClient *c)
@@ -88,8 +117,9 @@ static void client_flush(LocalClient *c)
                 if (k < 0 && errno == EINTR)
                         continue;
                 if (k < 0 && errno != EAGAIN) {
-                        local_client_drop(c);
-                        return;
+                        client_deafen(c);
+                        n_sent = 0;
+                        break;
                 }
                 if (k < 0)
                         break;
@@ -107,10 +137,12 @@ static void client_flush(LocalClient *c)
                 c->out = NULL;
                 c->n_out_allocated = 0;
         }
-        if (c->n_out == 0 && (c->is_ending || (c->is_eof && c->n_asked == 0)))
-                local_client_drop(c);
-        else
-                client_poll(c);
+        client_settle(c);
+}
+
+bool local_client_hears(const LocalClient *c)
+{
+        return c->fd >= 0 && !c->is_deaf;
 }
 
 bool local_client_has_room(LocalClient *c, size_t n)
@@ -144,7 +176,7 @@ int local_client_say(LocalClient *c, json_object *o)
                                        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n)
                              : NULL;
         int r = text ? 0 : -ENOMEM;
-        if (r >= 0 && c->fd < 0)
+        if (r >= 0 && !local_client_hears(c))
                 r = -ENOBUFS;
         if (r >= 0 && c->n_out + n + 1 > LOCALSOCK_OUTPUT_MAX + OUTPUT_PAUSE) {
                 local_client_drop(c);
@@ -165,17 +197,14 @@ int local_client_say(LocalClient *c, json_object *o)
 void local_client_end(LocalClient *c)
 {
         c->is_ending = true;
-        if (c->n_out == 0)
-                local_client_drop(c);
-        else
-                client_poll(c);
+        client_settle(c);
 }
 
 static void client_complain(LocalClient *c, const char *why)
 {
         log_warning("guestd.sock: a program of uid %u is dropped: %s", (unsigned)c->uid, why);
-        if (local_client_say(c, message_error(WIRE_PROTOCOL, "%s", why)) >= 0 && c->fd >= 0)
-                local_client_end(c);
+        (void)local_client_say(c, message_error(WIRE_PROTOCOL, "%s", why));
+        local_client_end(c);
 }
 
 static int client_line(LocalClient *c, const char *line, size_t n)
@@ -191,7 +220,7 @@ static int client_line(LocalClient *c, const char *line, size_t n)
         return localsock_line(c->owner, c, m.json);
 }
 
-void local_client_turn(LocalClient *c)
+static void client_lines(LocalClient *c)
 {
         size_t at = 0;
         c->is_parked = false;
@@ -216,7 +245,6 @@ void local_client_turn(LocalClient *c)
         c->n_in -= at;
         if (c->n_in > LOCALSOCK_LINE_MAX && c->n_scanned == c->n_in)
                 client_complain(c, "a line is too long");
-        client_poll(c);
 }
 
 static void client_read(LocalClient *c)
@@ -233,31 +261,33 @@ static void client_read(LocalClient *c)
         ssize_t n = recv(c->fd, c->in + c->n_in, c->n_in_allocated - c->n_in, MSG_DONTWAIT);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
                 return;
-        if (n < 0) {
-                local_client_drop(c);
-                return;
-        }
-        if (n == 0) {
+        if (n < 0) /* it left without having read all, which is told behind what it wrote */
+                client_deafen(c);
+        if (n <= 0)
                 c->is_eof = true;
-                client_flush(c);
-                return;
-        }
-        c->n_in += (size_t)n;
-        local_client_turn(c);
+        else
+                c->n_in += (size_t)n;
+}
+
+void local_client_turn(LocalClient *c)
+{
+        client_lines(c);
+        client_settle(c);
 }
 
 static void on_client(void *userdata, int fd, short revents)
 {
         LocalClient *c = userdata;
-        if (revents & (POLLERR | POLLHUP) && !(revents & POLLIN)) {
-                local_client_drop(c);
-                return;
-        }
-        bool had_much = c->n_out >= OUTPUT_PAUSE;
-        if (revents & POLLOUT)
+        if (revents & (POLLERR | POLLHUP) && !(revents & POLLIN))
+                client_deafen(c);
+        else if (revents & POLLOUT)
                 client_flush(c);
-        if (c->fd >= 0 && had_much && c->n_out < OUTPUT_PAUSE && !c->is_parked)
-                local_client_turn(c); /* lines that came before it fell behind */
-        if (c->fd >= 0 && revents & POLLIN && !c->is_parked && !c->is_ending)
+        if (c->fd >= 0 && client_is_behind(c))
+                client_lines(c);
+        if (c->fd >= 0 && revents & POLLIN && !c->is_parked && !c->is_ending && !c->is_eof &&
+            c->n_out < OUTPUT_PAUSE) {
                 client_read(c);
+                client_lines(c);
+        }
+        client_settle(c);
 }

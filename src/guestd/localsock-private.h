@@ -24,6 +24,7 @@ struct LocalClient {
         bool is_parked;       /* its line waits for room in the outbox */
         bool is_ending;       /* dropped once `out` is written */
         bool is_eof;          /* it says nothing more: ... and its calls are answered */
+        bool is_deaf;         /* nothing can be said to it: dropped once its lines are done */
         char *subscribed[LOCALSOCK_TOPICS_MAX], *served[LOCALSOCK_TOPICS_MAX];
         size_t n_subscribed, n_served, n_asked, n_called;
 };
@@ -59,6 +60,7 @@ int local_client_accept(Localsock *l, int fd);
 LocalClient *local_client_free(LocalClient *c);
 void local_client_drop(
         LocalClient *c); /* no callback of it any more; its calls are answered by localsock_client_gone() */
+bool local_client_hears(const LocalClient *c);
 bool local_client_has_room(LocalClient *c, size_t n); /* drops one that has been stuck for too long */
 /* Queues a line and writes what the socket takes; o is taken over. 0, -ENOMEM; -ENOBUFS: it was dropped. */
 int local_client_say(LocalClient *c, json_object *o);
@@ -68,4 +70,5 @@ void local_client_end(LocalClient *c); /* drops it when it has what was said to 
 
 /* One parsed line. -EAGAIN: not now, offer it again; 0. */
 int localsock_line(Localsock *l, LocalClient *c, json_object *untrusted_o);
+void localsock_client_deaf(Localsock *l, LocalClient *c); /* ends what it was called for, and asked */
 void localsock_client_gone(Localsock *l, LocalClient *c);

@@ -106,7 +106,7 @@ static void on_time(void *userdata)
         localsock_arm(l);
 }
 
-void localsock_client_gone(Localsock *l, LocalClient *c)
+void localsock_client_deaf(Localsock *l, LocalClient *c)
 {
         for (size_t i = l->n_calls; i-- > 0;) {
                 if (i >= l->n_calls || l->calls[i].client != c)
@@ -117,6 +117,11 @@ void localsock_client_gone(Localsock *l, LocalClient *c)
                                        "the program that serves the topic has gone", NULL, 0);
                 json_object_put(call.tag);
         }
+}
+
+void localsock_client_gone(Localsock *l, LocalClient *c)
+{
+        localsock_client_deaf(l, c);
         if (!l->is_freeing)
                 loop_timer_set(l->sweep, loop_now(l->loop));
 }
@@ -142,7 +147,7 @@ static bool topics_has(char *const *topics, size_t n, const char *topic)
 static LocalClient *server_find(Localsock *l, const char *topic)
 {
         for (size_t i = 0; i < l->n_clients; i++)
-                if (l->clients[i]->fd >= 0 &&
+                if (local_client_hears(l->clients[i]) &&
                     topics_has(l->clients[i]->served, l->clients[i]->n_served, topic))
                         return l->clients[i];
         return NULL;
@@ -310,7 +315,7 @@ int localsock_deliver(Localsock *l, const char *topic, uint64_t id, const void *
         bool has_behind = false;
         for (size_t i = 0; i < l->n_clients; i++) {
                 LocalClient *c = l->clients[i];
-                if (c->fd >= 0 && topics_has(c->subscribed, c->n_subscribed, topic) &&
+                if (local_client_hears(c) && topics_has(c->subscribed, c->n_subscribed, topic) &&
                     !local_client_has_room(c, n_line) && c->fd >= 0)
                         has_behind = true;
         }
@@ -319,7 +324,7 @@ int localsock_deliver(Localsock *l, const char *topic, uint64_t id, const void *
         int n_taken = 0;
         for (size_t i = 0; i < l->n_clients; i++) {
                 LocalClient *c = l->clients[i];
-                if (c->fd < 0 || !topics_has(c->subscribed, c->n_subscribed, topic))
+                if (!local_client_hears(c) || !topics_has(c->subscribed, c->n_subscribed, topic))
                         continue;
                 n_taken += local_client_say(c, event_new("message", topic, id, payload, n)) >= 0;
         }

@@ -208,6 +208,115 @@ START_TEST(published)
 }
 END_TEST
 
+/* What somebody has written counts, also where he is not there any more to hear that it does. */
+START_TEST(published_and_left)
+{
+        int a = client();
+        for (int i = 0; i < 5; i++)
+                say(a, "{\"method\":\"publish\",\"topic\":\"t\",\"text\":\"hello\"}");
+        say(a, "{\"method\":\"publish\",\"topic\":\"t\",\"text\":\"last\"}");
+        (void)close(a);
+        run_for(20000);
+        ck_assert_uint_eq(n_published, 6);
+        ck_assert_str_eq(last_payload, "last");
+        ck_assert_uint_eq(localsock_n_clients(sock), 0);
+        /* Having closed one half only. */
+        a = client();
+        say(a, "{\"method\":\"publish\",\"topic\":\"t\"}");
+        say(a, "{\"method\":\"publish\",\"topic\":\"t\"}");
+        ck_assert_int_eq(shutdown(a, SHUT_WR), 0);
+        expect(a, "{\"ok\":true,\"id\":7}");
+        expect(a, "{\"ok\":true,\"id\":8}");
+        ck_assert_ptr_null(hear(a));
+        (void)close(a);
+}
+END_TEST
+
+START_TEST(published_and_left_while_full)
+{
+        static const char line[] = "{\"method\":\"publish\",\"topic\":\"t\",\"text\":\"more\"}\n";
+        static const int hows[] = { SHUT_WR, SHUT_RDWR, -1 };
+        char lines[1500 * (sizeof(line) - 1)]; /* more than one read takes */
+        for (size_t at = 0; at < sizeof(lines); at += sizeof(line) - 1)
+                memcpy(lines + at, line, sizeof(line) - 1);
+        for (size_t i = 0; i < ELEMENTSOF(hows); i++) {
+                int a = client();
+                n_published = 0;
+                publish_result = -EAGAIN;
+                say(a, "{\"method\":\"publish\",\"topic\":\"t\"}");
+                run_for(20000);
+                ck_assert_int_eq(fs_write_all(a, lines, sizeof(lines)), 0);
+                if (hows[i] >= 0)
+                        ck_assert_int_eq(shutdown(a, hows[i]), 0);
+                else
+                        (void)close(a);
+                run_for(20000);
+                localsock_resume(sock);
+                run_for(20000);
+                ck_assert_uint_eq(n_published, 0);
+                ck_assert_uint_eq(localsock_n_clients(sock), 1);
+                publish_result = 0;
+                localsock_resume(sock);
+                run_for(100000);
+                ck_assert_uint_eq(n_published, 1501);
+                if (hows[i] >= 0)
+                        (void)close(a);
+                run_for(20000);
+                ck_assert_uint_eq(localsock_n_clients(sock), 0);
+        }
+}
+END_TEST
+
+/* Nobody is told that one who has left listens, or will answer. */
+START_TEST(left_while_full)
+{
+        int a = client();
+        say(a, "{\"method\":\"subscribe\",\"topic\":\"news\"}");
+        expect(a, "{\"ok\":true}");
+        say(a, "{\"method\":\"serve\",\"topic\":\"sum\"}");
+        expect(a, "{\"ok\":true}");
+        ck_assert_int_eq(localsock_call(sock, 70, "sum", 1, "?", 1, 0), 0);
+        publish_result = -EAGAIN;
+        say(a, "{\"method\":\"publish\",\"topic\":\"t\"}");
+        run_for(20000);
+        (void)close(a);
+        run_for(20000);
+        (void)localsock_deliver(sock, "news", 1, "x", 1);
+        ck_assert_int_eq(called_error, WIRE_INTERRUPTED);
+        ck_assert_uint_eq(n_called, 1);
+        ck_assert_int_eq(localsock_deliver(sock, "news", 1, "x", 1), 0);
+        ck_assert_int_eq(localsock_call(sock, 71, "sum", 1, "?", 1, 0), -ENOENT);
+        publish_result = 0;
+        localsock_resume(sock);
+        run_for(20000);
+        ck_assert_uint_eq(n_published, 1);
+        ck_assert_uint_eq(localsock_n_clients(sock), 0);
+}
+END_TEST
+
+/* It has not read its answers, and leaves behind the last of its lines. */
+START_TEST(published_and_read_nothing)
+{
+        int a = client();
+        unsigned n = 0;
+        for (unsigned idle = 0; idle < 20;) {
+                static const char line[] =
+                        "{\"method\":\"publish\",\"topic\":\"t\",\"tag\":\"tttttttttttt\"}\n";
+                if (send(a, line, strlen(line), MSG_DONTWAIT) == (ssize_t)strlen(line))
+                        n++, idle = 0;
+                else {
+                        run_for(5000);
+                        idle++;
+                }
+        }
+        ck_assert_uint_lt(n_published, n);
+        (void)close(a);
+        run_for(100000);
+        ck_assert_uint_eq(n_published, n);
+        ck_assert_uint_eq(localsock_n_clients(sock), 0);
+}
+END_TEST
+
 START_TEST(served)
 {
         int a = client(), b = client();
@@ -437,12 +546,6 @@ START_TEST(so_many)
 }
 END_TEST
 
-SUITE_AROUND("localsock", setup, teardown,
-             { subscribed },
-             { published },
-             { served },
-             { calling },
-             { wrong_lines },
-             { garbage },
-             { who_does_not_read },
-             { so_many })
+SUITE_AROUND("localsock", setup, teardown, { subscribed }, { published }, { published_and_left },
+             { published_and_left_while_full }, { left_while_full }, { published_and_read_nothing },
+             { served }, { calling }, { wrong_lines }, { garbage }, { who_does_not_read }, { so_many })
