@@ -4,19 +4,18 @@
 #include "base/escape.h"
 #include "base/fs.h"
 #include "guestd/log.h"
+#include "guestd/outbox-file.h"
 #include "proto/limits.h"
-#include "proto/name.h"
 
-#define OUTBOX_MAGIC "vmferry outbox 1\n"
-#define OUTBOX_FILE_MAX (2 * OUTBOX_BYTES_MAX)
-#define RECORD_HEADER 16u /* id (8), bytes of topic (4), bytes of payload (4); little-endian */
+/* So much of the file may be of messages that are gone, and as much again as those that aren't. */
+#define FILE_SLACK (1024u * 1024)
 
 typedef struct Letter Letter;
 struct Letter {
         Letter *next;
         uint64_t id;
         uint32_t request; /* while under_way */
-        bool under_way;
+        bool under_way, is_filed;
         size_t n;
         uint8_t *payload;
         char topic[];
@@ -27,12 +26,16 @@ struct Outbox {
         void *userdata;
         Loop *loop;
         LoopTimer *timer;
-        char *path;
+        char *path; /* NULL: without a file */
+        OutboxFile file;
+        uint64_t n_filed;    /* bytes of those in the file that are in the box, too */
+        int file_error;      /* while it cannot be written */
+        uint64_t rewrite_at; /* not before the file has that many bytes */
         unsigned n_max;
         Letter *first, **tail;
         size_t n, n_bytes, n_under_way, n_bytes_under_way;
         uint64_t last_id;
-        bool is_host_here, is_wanted, is_paused, is_sending;
+        bool is_host_here, is_wanted, is_paused, is_sending, is_file_lost;
 };
 
 static size_t letter_bytes(const Letter *m)
@@ -48,13 +51,12 @@ static Letter *letter_free(Letter *m)
         return NULL;
 }
 
-static int append(Outbox *o, const char *topic, const void *payload, size_t n, uint64_t id)
+/* NULL: no memory. */
+static Letter *append(Outbox *o, const char *topic, const void *payload, size_t n, uint64_t id)
 {
         Letter *m = calloc(1, sizeof(*m) + strlen(topic) + 1);
-        if (!m || !(m->payload = malloc(n + 1))) {
-                (void)letter_free(m);
-                return -ENOMEM;
-        }
+        if (!m || !(m->payload = malloc(n + 1)))
+                return letter_free(m);
         m->id = id;
         m->n = n;
         if (n)
@@ -65,7 +67,7 @@ static int append(Outbox *o, const char *topic, const void *payload, size_t n, u
         o->n++;
         o->n_bytes += letter_bytes(m);
         o->last_id = MAX(o->last_id, id);
-        return 0;
+        return m;
 }
 
 static void letter_settle(Outbox *o, Letter *m)
@@ -77,6 +79,64 @@ static void letter_settle(Outbox *o, Letter *m)
         o->n_bytes_under_way -= letter_bytes(m);
 }
 
+static int rewrite_file(Outbox *o)
+{
+        OutboxFile fresh;
+        int r = outbox_file_create(o->path, &fresh);
+        if (r == 0) {
+                for (Letter *m = o->first; m && r == 0; m = m->next)
+                        r = outbox_file_add(&fresh, m->id, m->topic, m->payload, m->n);
+                if (r == 0)
+                        r = outbox_file_publish(&fresh, o->path);
+                if (r < 0)
+                        outbox_file_discard(&fresh, o->path);
+        }
+        o->rewrite_at = r < 0 ? o->file.n + FILE_SLACK : 0;
+        if (r < 0)
+                return o->file_error = r;
+        o->is_file_lost = false;
+        outbox_file_close(&o->file);
+        o->file = fresh;
+        o->n_filed = 0;
+        for (Letter *m = o->first; m; m = m->next) {
+                m->is_filed = true;
+                o->n_filed += outbox_file_bytes(m->topic, m->n);
+        }
+        return 0;
+}
+
+static int file_letter(Outbox *o, Letter *m)
+{
+        if (o->is_file_lost && o->n == 1) /* the time to begin anew: there is nothing else to write */
+                return rewrite_file(o);
+        int r = o->file.fd < 0 ? o->file_error
+                               : outbox_file_add(&o->file, m->id, m->topic, m->payload, m->n);
+        if (r == 0) {
+                m->is_filed = true;
+                o->n_filed += outbox_file_bytes(m->topic, m->n);
+        }
+        return r;
+}
+
+static void tell_lost(Outbox *o, int error)
+{
+        if (!o->is_file_lost)
+                log_warning("%s: %s: messages for the host are kept in memory only", o->path,
+                            strerror(-error));
+        o->is_file_lost = true;
+}
+
+static void unfile_letter(Outbox *o, Letter *m)
+{
+        if (!m->is_filed)
+                return;
+        o->n_filed -= outbox_file_bytes(m->topic, m->n);
+        if (o->n_filed > 0 || o->file.n < FILE_SLACK || outbox_file_clear(&o->file) < 0)
+                (void)outbox_file_remove(&o->file, m->id);
+        if (o->file.n > 2 * o->n_filed + FILE_SLACK && o->file.n >= o->rewrite_at)
+                (void)rewrite_file(o);
+}
+
 static void remove_at(Outbox *o, Letter **at)
 {
         Letter *m = *at;
@@ -86,6 +146,7 @@ static void remove_at(Outbox *o, Letter **at)
                 o->tail = at;
         o->n--;
         o->n_bytes -= letter_bytes(m);
+        unfile_letter(o, m);
         (void)letter_free(m);
 }
 
@@ -129,32 +190,28 @@ static bool has_room(const Outbox *o, size_t n)
         return o->n < o->n_max && o->n_bytes + n <= OUTBOX_BYTES_MAX;
 }
 
-/* What an earlier guestd has left. Its own file, yet a disk's word: a record that is none ends the reading.
- */
+static int on_filed_letter(void *userdata, uint64_t id, const char *topic, const void *payload, size_t n)
+{
+        Outbox *o = userdata;
+        return id > o->last_id && append(o, topic, payload, n, id) ? 0 : -EBADMSG;
+}
+
+static void on_filed_end(void *userdata, uint64_t id)
+{
+        Outbox *o = userdata;
+        for (Letter **at = &o->first; *at && (*at)->id <= id; at = &(*at)->next)
+                if ((*at)->id == id) {
+                        remove_at(o, at);
+                        return;
+                }
+}
+
+/* What an earlier guestd has left, however it ended. */
 static void outbox_load(Outbox *o)
 {
-        _cleanup_free_ char *text = NULL;
-        size_t n;
-        if (fs_read_file(o->path, OUTBOX_FILE_MAX, &text, &n) < 0)
-                return;
-        (void)unlink(o->path);
-        size_t at = strlen(OUTBOX_MAGIC);
-        if (n < at || memcmp(text, OUTBOX_MAGIC, at) != 0)
-                return;
-        while (n - at >= RECORD_HEADER) {
-                uint64_t id = load_le64(text + at);
-                size_t n_topic = load_le32(text + at + 8), n_payload = load_le32(text + at + 12);
-                char topic[TOPIC_MAX + 1];
-                at += RECORD_HEADER;
-                if (n_topic > TOPIC_MAX || n_payload > PAYLOAD_MAX || n - at < n_topic + n_payload ||
-                    id <= o->last_id)
-                        return;
-                memcpy(topic, text + at, n_topic);
-                topic[n_topic] = 0;
-                if (!name_is_topic(topic) || append(o, topic, text + at + n_topic, n_payload, id) < 0)
-                        return;
-                at += n_topic + n_payload;
-        }
+        static const OutboxFileOps ops = { on_filed_letter, on_filed_end };
+        outbox_file_load(o->path, &ops, o);
+        (void)rewrite_file(o); /* else the first message tells it */
 }
 
 int outbox_new(Loop *loop, unsigned n_max, const char *path, const OutboxOps *ops, void *userdata,
@@ -164,6 +221,7 @@ int outbox_new(Loop *loop, unsigned n_max, const char *path, const OutboxOps *op
         if (!o)
                 return -ENOMEM;
         *o = (Outbox){ .loop = loop, .ops = ops, .userdata = userdata, .n_max = MAX(n_max, 1u) };
+        o->file.fd = -EBADF;
         o->tail = &o->first;
         int r = loop_add_timer(loop, on_time, o, &o->timer);
         if (r < 0)
@@ -183,8 +241,12 @@ Outbox *outbox_free(Outbox *o)
 {
         if (!o)
                 return NULL;
-        while (o->first)
-                remove_at(o, &o->first);
+        while (o->first) {
+                Letter *m = o->first;
+                o->first = m->next;
+                (void)letter_free(m);
+        }
+        outbox_file_close(&o->file);
         (void)loop_timer_free(o->timer);
         free(o->path);
         free(o);
@@ -193,25 +255,17 @@ Outbox *outbox_free(Outbox *o)
 
 int outbox_save(Outbox *o)
 {
-        if (!o->path || !o->first)
+        if (!o->path)
                 return 0;
-        size_t n = strlen(OUTBOX_MAGIC), at = n;
-        for (Letter *m = o->first; m; m = m->next)
-                n += RECORD_HEADER + strlen(m->topic) + m->n;
-        _cleanup_free_ uint8_t *text = malloc(n);
-        if (!text)
-                return -ENOMEM;
-        memcpy(text, OUTBOX_MAGIC, at);
-        for (Letter *m = o->first; m; m = m->next) {
-                size_t n_topic = strlen(m->topic);
-                store_le64(text + at, m->id);
-                store_le32(text + at + 8, (uint32_t)n_topic);
-                store_le32(text + at + 12, (uint32_t)m->n);
-                memcpy(text + at + RECORD_HEADER, m->topic, n_topic);
-                memcpy(text + at + RECORD_HEADER + n_topic, m->payload, m->n);
-                at += RECORD_HEADER + n_topic + m->n;
+        if (!o->first) {
+                (void)unlink(o->path);
+                return 0;
         }
-        return fs_write_file_atomic(o->path, text, n, 0600);
+        int r = rewrite_file(o);
+        for (Letter *m = o->first; m && r < 0; m = m->next)
+                if (!m->is_filed)
+                        return r;
+        return 0;
 }
 
 int outbox_add(Outbox *o, const char *topic, const void *payload, size_t n, uint64_t *ret_id)
@@ -222,10 +276,13 @@ int outbox_add(Outbox *o, const char *topic, const void *payload, size_t n, uint
                 o->is_wanted = o->is_host_here;
                 return o->is_host_here ? -EAGAIN : -ENOBUFS;
         }
-        int r = append(o, topic, payload, n, o->last_id + 1);
-        if (r < 0)
-                return r;
-        *ret_id = o->last_id;
+        Letter *m = append(o, topic, payload, n, o->last_id + 1);
+        if (!m)
+                return -ENOMEM;
+        int r = o->path ? file_letter(o, m) : 0;
+        if (r < 0) /* a message all the same: a guest whose disk is full has things to tell */
+                tell_lost(o, r);
+        *ret_id = m->id;
         send_more(o);
         return 0;
 }

@@ -4,8 +4,8 @@
 /*
  * Messages for the host: each is kept until the host has answered for it, and sent again after a lost
  * session, under the id that it was given when it came: at least once, in order. Bounded in number and
- * bytes; few are under way at once, so that a flood fills this box and not the control port. A restart of
- * guestd takes the box along in a file.
+ * bytes; few are under way at once, so that a flood fills this box and not the control port. What is in the
+ * box is in a file too, before outbox_add() returns: another guestd goes on with it, however this one ended.
  */
 
 #include <stdbool.h>
@@ -32,12 +32,13 @@ typedef struct OutboxOps {
         void (*room)(void *userdata);
 } OutboxOps;
 
-/* path: where outbox_save() puts what is left, and from where it is taken now; NULL: nowhere. 0, -ENOMEM. */
+/* path: of the file, whose messages are taken over now; NULL: none. 0, -ENOMEM. */
 int outbox_new(Loop *loop, unsigned n_max, const char *path, const OutboxOps *ops, void *userdata,
                Outbox **ret);
 Outbox *outbox_free(Outbox *o);
 DEFINE_CLEANUP(Outbox *, outbox_free);
-int outbox_save(Outbox *o); /* before an orderly end; 0, -errno */
+/* Before an orderly end: nothing but what is left. 0; -errno: the file lacks some that came. */
+int outbox_save(Outbox *o);
 
 /* 0 and *ret_id; -EAGAIN: full, but the host is here and takes; -ENOBUFS: full, and it isn't; -E2BIG;
  * -ENOMEM. */

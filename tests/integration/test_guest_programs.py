@@ -3,6 +3,7 @@
 daemon is started, told to read its configuration again, and ended."""
 
 import os
+import signal
 import socket
 import subprocess
 
@@ -50,6 +51,31 @@ def test_send(guest, host):
     again = request(host, "message.publish")
     assert again[1]["id"] == first[1]["id"] and again[2] == b"\0\xff"
     host.reply(again[0])
+
+
+def test_killed(tmp_path):
+    """What a program was told that guestd keeps is kept, whatever ends guestd; what the host has does not come again."""
+    again = tmp_path / "again"
+    again.write_text(f'#!/bin/sh\n{guestd_program()} "$@" &\necho $! > {tmp_path}/pid\nwait $!\nexec {guestd_program()} "$@"\n')
+    again.chmod(0o755)
+    guest = Guest(program=str(again))
+    try:
+        program = guest.connect()
+        ids = [program.ask(method="publish", topic="kept", text=str(i))["id"] for i in range(3)]
+        guest.host.wait(lambda: len([r for r in guest.host.requests if r[1]["method"] == "message.publish"]) == 3, 10, "messages")
+        first = request(guest.host, "message.publish")
+        guest.host.reply(first[0])
+        guest.host.ping(2)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        program.close()
+        guest.host.requests.clear()
+        guest.host.handshake(10)
+        guest.host.wait(lambda: len(guest.host.requests) >= 2, 10, "the messages again")
+        assert [(r[1]["id"], r[2]) for r in guest.host.requests] == [(ids[1], b"1"), (ids[2], b"2")]
+        for r in guest.host.requests:
+            guest.host.reply(r[0])
+    finally:
+        guest.end()
 
 
 def test_call(guest, host):

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "base/fs.h"
 #include "guestd/log.h"
@@ -191,7 +194,6 @@ START_TEST(over_a_restart)
         ck_assert_int_eq(outbox_save(box), 0);
         box = outbox_free(box);
         up(200);
-        ck_assert_int_ne(access(path, F_OK), 0);
         uint64_t third = add("three", 1);
         ck_assert_uint_gt(third, second);
         outbox_host_here(box);
@@ -201,6 +203,111 @@ START_TEST(over_a_restart)
         ck_assert_uint_eq(sent[0].n, 10);
         ck_assert_uint_eq(sent[1].id, second);
         ck_assert_uint_eq(sent[2].id, third);
+}
+END_TEST
+
+static off_t file_bytes(void)
+{
+        struct stat st;
+        ck_assert_int_eq(stat(path, &st), 0);
+        return st.st_size;
+}
+
+/* Nobody had the time to save anything: what was accepted is there, what the host has is not. */
+START_TEST(killed)
+{
+        static const uint8_t zeros[PAYLOAD_MAX];
+        uint64_t first = add("one", 10);
+        (void)add("two", 0);
+        uint64_t third = add("three", 1);
+        outbox_host_here(box);
+        ck_assert(outbox_on_reply(box, sent[1].request, WIRE_OK, ""));
+        box = outbox_free(box);
+        n_sent = 0;
+        up(200);
+        ck_assert_uint_eq(outbox_n(box), 2);
+        box = outbox_free(box); /* at once again */
+        up(200);
+        uint64_t fourth = add("four", 3);
+        ck_assert_uint_gt(fourth, third);
+        outbox_host_here(box);
+        ck_assert_uint_eq(n_sent, 3);
+        ck_assert_uint_eq(sent[0].id, first);
+        ck_assert_str_eq(sent[0].topic, "one");
+        ck_assert_uint_eq(sent[0].n, 10);
+        ck_assert_uint_eq(sent[1].id, third);
+        ck_assert_uint_eq(sent[2].id, fourth);
+        /* A box of the largest, half of it with the host. */
+        unsigned n = 0;
+        uint64_t id;
+        while (outbox_add(box, "t", zeros, PAYLOAD_MAX, &id) == 0)
+                n++;
+        for (size_t i = 0; i < n / 2; i++)
+                ck_assert(outbox_on_reply(box, sent[i].request, WIRE_OK, ""));
+        size_t n_left = outbox_n(box);
+        box = outbox_free(box);
+        up(200);
+        ck_assert_uint_eq(outbox_n(box), n_left);
+}
+END_TEST
+
+/* Its time and its space do not grow with what has gone. */
+START_TEST(a_flood)
+{
+        box = outbox_free(box);
+        up(4096);
+        outbox_host_here(box);
+        uint64_t kept = add("kept", 100), begin = fs_now_usec();
+        uint32_t request = sent[0].request;
+        for (unsigned i = 0; i < 100000; i++) {
+                n_sent = 0;
+                (void)add("flood", 100);
+                ck_assert(outbox_on_reply(box, sent[0].request, WIRE_OK, ""));
+                if (i % 1000 == 0)
+                        ck_assert_int_lt(file_bytes(), 4 * 1024 * 1024);
+        }
+        ck_assert_uint_lt(fs_now_usec() - begin, 60 * USEC_PER_SEC);
+        box = outbox_free(box);
+        up(4096);
+        ck_assert_uint_eq(outbox_n(box), 1);
+        n_sent = 0;
+        outbox_host_here(box);
+        ck_assert_uint_eq(sent[0].id, kept);
+        ck_assert_uint_ne(sent[0].request, request);
+        ck_assert(outbox_on_reply(box, sent[0].request, WIRE_OK, ""));
+        ck_assert_int_eq(outbox_save(box), 0);
+        ck_assert_int_ne(access(path, F_OK), 0);
+}
+END_TEST
+
+/* There is no room, for a while: what came meanwhile is in memory, and written when something is. */
+START_TEST(a_full_disk)
+{
+        struct rlimit all, some;
+        static const uint8_t zeros[PAYLOAD_MAX];
+        ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &all), 0);
+        (void)signal(SIGXFSZ, SIG_IGN);
+        some = all;
+        some.rlim_cur = 3 * PAYLOAD_MAX;
+        ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &some), 0);
+        uint64_t id, first = 0;
+        log_set_max_level(-1);
+        for (unsigned i = 0; i < 6; i++) {
+                ck_assert_int_eq(outbox_add(box, "t", zeros, PAYLOAD_MAX, &id), 0);
+                first = first ?: id;
+        }
+        ck_assert_int_lt(outbox_save(box), 0);
+        ck_assert_int_eq(outbox_add(box, "small", zeros, 1, &id), 0);
+        ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &all), 0);
+        ck_assert_int_le(file_bytes(), 3 * PAYLOAD_MAX);
+        uint64_t last = add("small", 1);
+        outbox_host_here(box);
+        ck_assert_uint_eq(sent[0].id, first);
+        ck_assert_int_eq(outbox_save(box), 0);
+        box = outbox_free(box);
+        up(200);
+        ck_assert_uint_eq(outbox_n(box), 8);
+        ck_assert_uint_gt(add("t", 1), last);
 }
 END_TEST
 
@@ -230,11 +337,6 @@ START_TEST(a_broken_file)
 }
 END_TEST
 
-SUITE_AROUND("outbox", setup, teardown,
-             { in_order_once_and_windowed },
-             { again_after_a_lost_session },
-             { bounded },
-             { large_ones },
-             { the_host_says_no },
-             { over_a_restart },
-             { a_broken_file })
+SUITE_AROUND("outbox", setup, teardown, { in_order_once_and_windowed }, { again_after_a_lost_session },
+             { bounded }, { large_ones }, { the_host_says_no }, { over_a_restart }, { killed }, { a_flood },
+             { a_full_disk }, { a_broken_file })
