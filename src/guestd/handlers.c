@@ -426,11 +426,10 @@ static int launch(Handler *x, const char *path, uint64_t id, const int theirs[3]
         return r;
 }
 
-int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *topic, uint64_t id,
-                   const void *payload, size_t n_payload, uint64_t timeout_usec)
+/* 0 and the executable, which could be started now. */
+static int find_handler(const Handlers *h, const char *topic, char **ret)
 {
         _cleanup_free_ char *path = NULL;
-        _cleanup_(handler_freep) Handler *x = NULL;
 
         if (!name_is_topic(topic))
                 return -ENOENT;
@@ -439,11 +438,29 @@ int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *to
                 return -ENOMEM;
         }
         int r = check_executable(path);
+        if (r == 0 && h->n_running >= h->config->handlers_max)
+                r = -ENOBUFS;
+        if (r == 0)
+                *ret = TAKE(path);
+        return r;
+}
+
+int handlers_check(const Handlers *h, const char *topic)
+{
+        _cleanup_free_ char *path = NULL;
+
+        return find_handler(h, topic, &path);
+}
+
+int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *topic, uint64_t id,
+                   const void *payload, size_t n_payload, uint64_t timeout_usec)
+{
+        _cleanup_free_ char *path = NULL;
+        _cleanup_(handler_freep) Handler *x = NULL;
+
+        int r = find_handler(h, topic, &path);
         if (r < 0)
                 return r;
-        if (h->n_running >= h->config->handlers_max)
-                return -ENOBUFS;
-
         x = calloc(1, sizeof(*x));
         if (!x)
                 return -ENOMEM;

@@ -35,4 +35,6 @@ DEFINE_CLEANUP(Handlers *, handlers_free);
  * -EACCES: it can't be executed; -ENOBUFS: too many at once; -ENOMEM, -errno. */
 int handlers_start(Handlers *h, uint64_t token, HandlerKind kind, const char *topic, uint64_t id,
                    const void *payload, size_t n_payload, uint64_t timeout_usec);
+/* What handlers_start() would say to this topic before it starts anything. */
+int handlers_check(const Handlers *h, const char *topic);
 size_t handlers_n_running(const Handlers *h);

@@ -114,31 +114,37 @@ void messages_set_localsock(Messages *m, Localsock *l)
         m->localsock = l;
 }
 
-/* 0: somebody has it, *ret_waits: and its end will be told; -ENOENT: nobody serves the topic; -errno. */
-static int messages_route(Messages *m, const Pending *p, const Message *msg, uint64_t timeout_usec,
-                          bool *ret_waits)
+static int route_call(Messages *m, const Pending *p, const Message *msg, uint64_t timeout_usec)
 {
-        bool is_taken = false;
+        int r = !m->localsock
+                        ? -ENOENT
+                        : localsock_call(m->localsock, p->serial, p->topic, p->id, msg->payload,
+                                         msg->n_payload,
+                                         timeout_usec ? timeout_usec : m->config->handler_timeout_usec);
+        if (r != -ENOENT)
+                return r;
+        return handlers_start(m->handlers, p->serial, HANDLER_CALL, p->topic, p->id, msg->payload,
+                              msg->n_payload, timeout_usec);
+}
 
-        *ret_waits = false;
-        if (m->localsock && p->is_call) {
-                int r = localsock_call(m->localsock, p->serial, p->topic, p->id, msg->payload,
-                                       msg->n_payload,
-                                       timeout_usec ? timeout_usec : m->config->handler_timeout_usec);
-                *ret_waits = r == 0;
-                if (r != -ENOENT)
-                        return r;
-        } else if (m->localsock) {
-                int r = localsock_deliver(m->localsock, p->topic, p->id, msg->payload, msg->n_payload);
-                if (r == -ENOBUFS)
-                        return r;
-                is_taken = r > 0;
-        }
-
-        int r = handlers_start(m->handlers, p->serial, p->is_call ? HANDLER_CALL : HANDLER_SEND, p->topic,
-                               p->id, msg->payload, msg->n_payload, timeout_usec);
-        *ret_waits = r == 0;
-        return is_taken ? 0 : r;
+/* For subscribers and handler, or for none of them while either is busy: the host may repeat it then.
+ * *ret_is_taken: subscribers have it, whatever became of the handler. */
+static int route_send(Messages *m, const Pending *p, const Message *msg, uint64_t timeout_usec,
+                      bool *ret_is_taken)
+{
+        int r = handlers_check(m->handlers, p->topic);
+        if (r == -ENOBUFS)
+                return r;
+        int n_taken = !m->localsock ? 0
+                                    : localsock_deliver(m->localsock, p->topic, p->id, msg->payload,
+                                                        msg->n_payload);
+        if (n_taken == -ENOBUFS)
+                return n_taken;
+        *ret_is_taken = n_taken > 0;
+        if (r == 0)
+                r = handlers_start(m->handlers, p->serial, HANDLER_SEND, p->topic, p->id, msg->payload,
+                                   msg->n_payload, timeout_usec);
+        return r;
 }
 
 static WireError error_of_route(int error, const char **ret_text)
@@ -227,20 +233,25 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         Pending *listed = p;
         p->next = m->pending;
         m->pending = TAKE(p);
-        bool is_handled, is_answered_later = is_call || listed->waits;
-        int r = messages_route(m, listed, untrusted, timeout > 0 ? (uint64_t)timeout : 0, &is_handled);
-        if (r == 0 && is_handled) {
+        bool is_taken = false, is_answered_later = is_call || listed->waits;
+        uint64_t usec = timeout > 0 ? (uint64_t)timeout : 0;
+        int r = is_call ? route_call(m, listed, untrusted, usec)
+                        : route_send(m, listed, untrusted, usec, &is_taken);
+        if (r == 0) { /* its end will be told */
                 if (!is_answered_later)
                         m->ops->reply(m->userdata, token, NULL, NULL, 0);
                 return;
         }
-        WireError error = r < 0 ? error_of_route(r, &text) : WIRE_OK;
-        if (r < 0 && id)
+        WireError error = is_taken && r == -ENOENT ? WIRE_OK : error_of_route(r, &text);
+        if (is_taken && error != WIRE_OK)
+                log_warning("Message %llu of %s: its subscribers have it, its handler was not started: %s",
+                            (unsigned long long)id, topic, text);
+        if (id && !is_taken)
                 seen_remove(m->seen, key);
         messages_end(m, serial, error, text, NULL, 0); /* which answers those that wait */
         if (is_answered_later)
                 return;
-        if (error == WIRE_OK)
+        if (is_taken)
                 m->ops->reply(m->userdata, token, NULL, NULL, 0);
         else
                 m->ops->refuse(m->userdata, token, error, text);

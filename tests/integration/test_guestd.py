@@ -156,6 +156,37 @@ def test_waits_for_the_handler(guest):
     host.request("message.send", b"", topic="failing", id=24)
 
 
+def test_subscribed_and_handled(guest):
+    """A topic of both: a handler that cannot be started is told where somebody asks for its end, and in the log; one that cannot be
+    started at present makes the sender come again, and nobody has the message twice."""
+    host = guest.host
+    host.handshake(5)
+    program = guest.connect()
+    assert program.ask(method="subscribe", topic="both")["ok"]
+    guest.handler("both", "exit 0\n")
+    os.chmod(os.path.join(guest.handlers, "both"), 0o644)
+    host.request("message.send", b"one", topic="both", id=41)
+    assert program.hear()["text"] == "one"
+    assert "Message 41 of both: its subscribers have it, its handler was not started" in guest.log()
+    assert "id=41 result=PermissionDenied" in guest.log()
+    with pytest.raises(Remote) as e:
+        host.request("message.send", b"two", topic="both", id=42, wait=True)
+    assert e.value.name == "PermissionDenied" and program.hear()["text"] == "two"
+    assert host.request("message.send", b"two", topic="both", id=42)[0].get("duplicate")
+    os.chmod(os.path.join(guest.handlers, "both"), 0o755)
+    guest.handler("long", "exec sleep 100\n")
+    busy = [host.ask("message.call", b"", topic="long", id=500 + i, timeout=1_500_000) for i in range(16)]
+    with pytest.raises(Remote) as e:
+        host.request("message.send", b"three", topic="both", id=43)
+    assert e.value.name == "LimitsExceeded"
+    for ident in busy:
+        with pytest.raises(Remote):
+            host.answer_to(ident, 10)
+    host.request("message.send", b"four", topic="both", id=43, wait=True)
+    assert program.hear()["text"] == "four"
+    program.close()
+
+
 def test_keyed(guest):
     """An id of somebody's key is the same message whatever it carries; other ids are not, as a host set up anew counts again."""
     got = guest.place.file("keyed")
