@@ -187,11 +187,21 @@ static void take_repeat(Messages *m, uint64_t token, uint64_t key, const char *t
         m->ops->reply(m->userdata, token, duplicate_json(), NULL, 0);
 }
 
+/* Whose time it is: the caller's; or the guest's own, which is no longer than the host waits. */
+static uint64_t time_for(const Messages *m, json_object *untrusted)
+{
+        int64_t timeout = message_int(untrusted, "timeout", 0), within = message_int(untrusted, "within", 0);
+
+        if (timeout > 0)
+                return (uint64_t)timeout;
+        return within > 0 ? MIN((uint64_t)within, m->config->handler_timeout_usec)
+                          : m->config->handler_timeout_usec;
+}
+
 void messages_take(Messages *m, uint64_t token, bool is_call, const Message *untrusted)
 {
         const char *topic = message_str(untrusted->json, "topic", NULL), *text = "";
         uint64_t id = (uint64_t)message_int(untrusted->json, "id", 0);
-        int64_t timeout = message_int(untrusted->json, "timeout", 0);
         bool waits = !is_call && message_bool(untrusted->json, "wait", false),
              is_keyed = message_bool(untrusted->json, "keyed", false);
         _cleanup_free_ Pending *p = NULL;
@@ -234,7 +244,7 @@ void messages_take(Messages *m, uint64_t token, bool is_call, const Message *unt
         p->next = m->pending;
         m->pending = TAKE(p);
         bool is_taken = false, is_answered_later = is_call || listed->waits;
-        uint64_t usec = timeout > 0 ? (uint64_t)timeout : 0;
+        uint64_t usec = time_for(m, untrusted->json);
         int r = is_call ? route_call(m, listed, untrusted, usec)
                         : route_send(m, listed, untrusted, usec, &is_taken);
         if (r == 0) { /* its end will be told */

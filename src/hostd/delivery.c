@@ -31,6 +31,7 @@ struct Delivery {
         char *share; /* of the caller, in QUOTA_SHARE; NULL: not limited */
         Caller *caller;
         bool is_call, queued, keyed;
+        bool is_timed; /* by the caller */
         char *topic;
         uint8_t *payload;
         size_t n_payload;
@@ -151,6 +152,16 @@ static void on_reply(void *userdata, WireError error, const char *text, const Me
         }
 }
 
+/* A time that the caller named is the handler's. Else the guest has its own for that, within which a call is
+ * answered if it is shorter than what we wait; a message is taken long before. */
+static void set_time(const Delivery *d, json_object *o, uint64_t left)
+{
+        const char *key = d->is_timed ? "timeout" : d->is_call ? "within" : NULL;
+
+        if (key && left <= INT64_MAX)
+                json_object_object_add(o, key, json_object_new_int64((int64_t)left));
+}
+
 static void start(Delivery *d, Guest *g)
 {
         json_object *o = json_object_new_object();
@@ -164,8 +175,7 @@ static void start(Delivery *d, Guest *g)
                 json_object_object_add(o, "wait", json_object_new_boolean(true));
         if (d->keyed)
                 json_object_object_add(o, "keyed", json_object_new_boolean(true));
-        if (left <= INT64_MAX)
-                json_object_object_add(o, "timeout", json_object_new_int64((int64_t)left));
+        set_time(d, o, left);
         d->guest = g;
         d->request = guest_request(g, o, d->payload, d->n_payload,
                                    left < USEC_INFINITY - ANSWER_GRACE_USEC ? left + ANSWER_GRACE_USEC
@@ -283,6 +293,7 @@ Delivery *delivery_send(Jobs *js, Guest *g, const Caller *caller, bool is_call, 
                 .is_call = is_call,
                 .queued = options->queued,
                 .keyed = options->keyed,
+                .is_timed = options->timeout_usec != 0,
                 .topic = g_strdup(topic),
                 .payload = n_payload > 0 ? g_memdup2(payload, n_payload) : NULL,
                 .n_payload = n_payload,

@@ -14,7 +14,8 @@
 typedef struct Delivery Delivery; /* one under way */
 
 typedef struct DeliveryOptions {
-        uint64_t timeout_usec; /* 0: DELIVERY_TIMEOUT_USEC; USEC_INFINITY: none */
+        uint64_t timeout_usec; /* ours and the guest's handler's; 0: DELIVERY_TIMEOUT_USEC, and the guest's
+                                  own for its handler; USEC_INFINITY: none of ours */
         uint64_t id;           /* of an earlier try, which the guest drops if it had it; 0: a new one */
         bool keyed;            /* the id is delivery_id_of_key()'s */
         bool queued; /* an item of the queue, which audits it: it outlives its caller, and is not done before

@@ -156,6 +156,35 @@ def test_waits_for_the_handler(guest):
     host.request("message.send", b"", topic="failing", id=24)
 
 
+def test_times_of_handlers(guest):
+    """What the host asks for, or else HandlerTimeout= (3 s here), but no longer than the host waits."""
+    guest.handler("endless", "exec sleep 100\n")
+    host = guest.host
+    host.handshake(5)
+
+    def took(**times):
+        begin = time.monotonic()
+        with pytest.raises(Remote) as e:
+            host.request("message.call", b"", topic="endless", id=int(begin * 1e6), patience=10, **times)
+        assert e.value.name == "Timeout"
+        return time.monotonic() - begin
+
+    assert 0.4 < took(within=500_000) < 2
+    assert 0.4 < took(timeout=500_000, within=20_000_000) < 2
+    assert 2.9 < took(within=20_000_000) < 6
+    assert 2.9 < took() < 6
+    # A program that serves it is told the same.
+    program = guest.connect()
+    assert program.ask(method="serve", topic="served")["ok"]
+    for times, usec in ({}, 3_000_000), ({"within": 500_000}, 500_000), ({"timeout": 9_000_000}, 9_000_000):
+        ident = host.ask("message.call", b"", topic="served", **times)
+        call = program.hear()
+        assert call["timeout"] == usec
+        program.say(method="answer", call=call["call"])
+        host.answer_to(ident)
+    program.close()
+
+
 def test_subscribed_and_handled(guest):
     """A topic of both: a handler that cannot be started is told where somebody asks for its end, and in the log; one that cannot be
     started at present makes the sender come again, and nobody has the message twice."""

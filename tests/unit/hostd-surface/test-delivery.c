@@ -30,6 +30,7 @@ static char socket_path[64];
 static int listen_fd, fd;
 static LoopWatch *listen_watch, *watch;
 static Session *session; /* the guest's */
+static GString *asked;   /* the guest's last request */
 static GString *told;    /* "OK ", "Cancelled ", … as callers were told */
 
 /* --- the guest --- */
@@ -63,7 +64,8 @@ static void on_readable(void *userdata, uint32_t events)
         }
         session_input_commit(session, (size_t)n, fs_now_usec());
         while (session_next_event(session, &e))
-                ;
+                if (e.type == SESSION_EVENT_REQUEST)
+                        g_string_assign(asked, json_object_to_json_string(e.message->json));
         flush();
 }
 
@@ -113,6 +115,7 @@ static void set_up(void)
         (void)g_setenv("XDG_CONFIG_HOME", "/nonexistent", TRUE);
         ck_assert_int_eq(loop_new(&loop), 0);
         told = g_string_new(NULL);
+        asked = g_string_new(NULL);
         config = config_load(true);
         g_free(config->connect_uri);
         config->connect_uri = g_strdup("test:///default");
@@ -164,6 +167,7 @@ static void tear_down(void)
         (void)unlink(socket_path);
         loop_free(loop);
         g_string_free(told, TRUE);
+        g_string_free(asked, TRUE);
 }
 
 static void on_done(void *userdata, WireError error, const char *text, uint64_t id, const uint8_t *reply,
@@ -268,5 +272,41 @@ START_TEST(cancelled)
 }
 END_TEST
 
+static int64_t time_asked(bool is_call, const DeliveryOptions *options, const char *key)
+{
+        g_string_truncate(asked, 0);
+        (void)delivery_send(jobs, guest, root, is_call, "topic", "x", 1, options, on_done, NULL);
+        for (uint64_t end = fs_now_usec() + 10 * USEC_PER_SEC; asked->len == 0 && fs_now_usec() < end;)
+                (void)g_main_context_iteration(NULL, FALSE);
+        json_object *o = json_tokener_parse(asked->str);
+        ck_assert_ptr_nonnull(o);
+        int64_t usec = message_int(o, key, -1);
+        json_object_put(o);
+        return usec;
+}
+
+/* A caller's time is the handler's; where he names none the guest has its own, and is told how long a call
+ * is waited for. */
+START_TEST(times)
+{
+        DeliveryOptions none = { 0 }, second = { .timeout_usec = USEC_PER_SEC },
+                        endless = { .timeout_usec = USEC_INFINITY };
+
+        for (int is_call = 0; is_call < 2; is_call++) {
+                int64_t usec = time_asked(is_call, &second, "timeout");
+
+                ck_assert_int_gt(usec, 0);
+                ck_assert_int_le(usec, (int64_t)USEC_PER_SEC);
+                ck_assert_int_eq(time_asked(is_call, &second, "within"), -1);
+                ck_assert_int_eq(time_asked(is_call, &none, "timeout"), -1);
+                ck_assert_int_eq(time_asked(is_call, &endless, "timeout"), -1);
+                ck_assert_int_eq(time_asked(is_call, &endless, "within"), -1);
+        }
+        ck_assert_int_eq(time_asked(false, &none, "within"), -1);
+        ck_assert_int_gt(time_asked(true, &none, "within"), 0);
+        ck_assert_int_le(time_asked(true, &none, "within"), (int64_t)DELIVERY_TIMEOUT_USEC);
+}
+END_TEST
+
 SUITE_AROUND("hostd/delivery", set_up, tear_down, { share }, { caller_left }, { caller_of_an_item_left },
-             { cancelled })
+             { cancelled }, { times })
