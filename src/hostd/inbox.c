@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* A guest has a line here while it is known, and its line a queue while it is too fast. */
+/*
+ * A guest has a line here while it is known: of what is too fast, and of what the bus has not read yet. What
+ * was answered the guest forgets: by then it is in the bus's socket, and arrives whatever becomes of hostd.
+ */
 
 #include "hostd/inbox.h"
 
@@ -32,8 +35,9 @@ typedef struct Line {
         char *guest_uuid;
         QuotaBucket bucket;
         AuditFlood refusals;
-        GQueue held; /* Held*, oldest first */
-        size_t n_bytes;
+        GQueue held;    /* Held*, oldest first: not signalled yet */
+        GQueue sent;    /* Held*: signalled, not answered, as sd-bus has them in a queue of its own */
+        size_t n_bytes; /* of both */
         LoopTimer *timer;
 } Line;
 
@@ -60,6 +64,7 @@ static size_t held_bytes(size_t n_payload)
 static void line_clear(Line *l)
 {
         g_queue_clear_full(&l->held, held_free);
+        g_queue_clear_full(&l->sent, held_free);
         l->n_bytes = 0;
 }
 
@@ -118,7 +123,41 @@ static AuditEntry entry_of(const Guest *g, uint64_t id, const char *topic, size_
         };
 }
 
-/* True: it is answered; false: neither is there room for it on the bus now. */
+static bool is_bus_written(const Inbox *b)
+{
+        uint64_t n = 0;
+
+        return sd_bus_get_n_queued_write(b->bus, &n) < 0 || n == 0;
+}
+
+static void line_keep(Line *l, GQueue *where, Held *x)
+{
+        if (g_queue_is_empty(&l->held) && g_queue_is_empty(&l->sent))
+                loop_timer_set(l->timer, fs_now_usec() + TURN_USEC, TURN_USEC / 2);
+        l->n_bytes += held_bytes(x->n);
+        g_queue_push_tail(where, x);
+}
+
+static Held *line_take(Line *l, GQueue *from)
+{
+        Held *x = g_queue_pop_head(from);
+
+        if (x)
+                l->n_bytes -= held_bytes(x->n);
+        return x;
+}
+
+static void answer_sent(Line *l, Guest *g)
+{
+        Held *x;
+
+        while (is_bus_written(l->inbox) && (x = line_take(l, &l->sent))) {
+                (void)guest_reply(g, x->request, json_object_new_object(), NULL, 0);
+                held_free(x);
+        }
+}
+
+/* True: the bus has it, or it is refused; false: neither is there room for it on the bus now. */
 static bool pass(Line *l, Guest *g, uint32_t request, uint64_t id, const char *topic, const void *payload,
                  size_t n)
 {
@@ -134,8 +173,12 @@ static bool pass(Line *l, Guest *g, uint32_t request, uint64_t id, const char *t
                           "Cannot signal a message of guest %s: %s", guest_name(g), g_strerror(-r));
                 refuse(l, g, request, &entry, WIRE_FAILED, "The host's bus did not take the message");
         } else {
+                Held *x = g_new0(Held, 1);
+
+                *x = (Held){ .request = request, .n = n };
                 audit_write(&entry);
-                (void)guest_reply(g, request, json_object_new_object(), NULL, 0);
+                line_keep(l, &l->sent, x);
+                answer_sent(l, g);
         }
         return true;
 }
@@ -152,15 +195,16 @@ static void on_turn(void *userdata)
         Guest *g = host_find_guest_uuid(l->inbox->host, l->guest_uuid);
         Held *x;
 
+        if (g)
+                answer_sent(l, g);
         while (g && (x = g_queue_peek_head(&l->held)) && may_pass(l) &&
                pass(l, g, x->request, x->id, x->topic, x->payload, x->n)) {
                 /* Answering can end the session, and with it all that is held. */
                 if (g_queue_peek_head(&l->held) != x)
                         break;
-                l->n_bytes -= held_bytes(x->n);
-                held_free(g_queue_pop_head(&l->held));
+                held_free(line_take(l, &l->held));
         }
-        if (!g_queue_is_empty(&l->held))
+        if (!g_queue_is_empty(&l->held) || !g_queue_is_empty(&l->sent))
                 loop_timer_set(l->timer, fs_now_usec() + TURN_USEC, TURN_USEC / 2);
 }
 
@@ -175,6 +219,7 @@ static Line *find_line(Inbox *b, const Guest *g)
         l->guest_uuid = g_strdup(guest_uuid(g));
         l->timer = loop_timer_new(loop_default(), on_turn, l);
         g_queue_init(&l->held);
+        g_queue_init(&l->sent);
         if (!l->timer) {
                 line_free(l);
                 return NULL;
@@ -194,10 +239,7 @@ static void hold(Line *l, uint32_t request, const Message *m, const char *topic)
                 .payload = m->n_payload > 0 ? g_memdup2(m->payload, m->n_payload) : NULL,
                 .n = m->n_payload,
         };
-        l->n_bytes += held_bytes(x->n);
-        g_queue_push_tail(&l->held, x);
-        if (l->held.length == 1)
-                loop_timer_set(l->timer, fs_now_usec() + TURN_USEC, TURN_USEC / 2);
+        line_keep(l, &l->held, x);
 }
 
 void inbox_take(Inbox *b, Guest *g, uint32_t request, const Message *m, const char *topic)
@@ -213,9 +255,6 @@ void inbox_take(Inbox *b, Guest *g, uint32_t request, const Message *m, const ch
         }
         if (host_config(b->host)->max_messages_per_second == 0)
                 why = "The host takes no messages of guests now";
-        else if (g_queue_is_empty(&l->held) && may_pass(l) &&
-                 pass(l, g, request, id, topic, m->payload, m->n_payload))
-                return;
         else if (l->n_bytes + held_bytes(m->n_payload) > INBOX_HELD_BYTES_MAX)
                 why = "Too many messages a second; send it again later";
         if (why) {
@@ -223,7 +262,8 @@ void inbox_take(Inbox *b, Guest *g, uint32_t request, const Message *m, const ch
                 AuditEntry entry = entry_of(g, id, topic, m->n_payload, text);
 
                 refuse(l, g, request, &entry, WIRE_LIMITS_EXCEEDED, why);
-        } else
+        } else if (!g_queue_is_empty(&l->held) || !may_pass(l) ||
+                   !pass(l, g, request, id, topic, m->payload, m->n_payload))
                 hold(l, request, m, topic);
 }
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Callers have limits: the one past it is told which, nobody else is, and there is room again when something has ended."""
 
+import os
+import signal
+
 import pytest
 from conftest import Host
+from guestpeer import PeerError
 
 from lab.bus import NAME, PATH, BusError, GLib, options
 from lab.need import eventually
@@ -45,6 +49,24 @@ def test_calls(host, client):
     assert client.message("good", "echo", "x") == "x"
     host.peers["liar"].serve.clear()
     assert client.message("liar", "echo", "again") == "again"
+
+
+def test_messages_that_the_bus_does_not_read(host, client):
+    """What is in hostd's own memory only is not answered; what was answered arrives, and the rest is answered when the bus reads."""
+    peer, n_answered = host.peers["good"].control, 0
+    os.kill(host.bus.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(PeerError):
+            for _ in range(300):  # far more than a socket takes
+                assert not peer.request("message.publish", b"x" * 60000, timeout=2, topic="unread", id=1000 + n_answered)[0]
+                n_answered += 1
+    finally:
+        os.kill(host.bus.process.pid, signal.SIGCONT)
+    assert n_answered > 0
+    eventually(lambda: peer.last_request in peer.replies, 20, "the answer")
+    for i in range(n_answered + 1):
+        client.wait_signal(lambda path, name, args, i=i: path == PATH and name == "MessageReceived" and args[4] == 1000 + i)
+    client.signals.clear()
 
 
 def test_jobs(host, client):
