@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Commands that the guest was asked to start and whose start it never confirmed: it may have heard, and the
- * caller was told that they failed. The job stays, unseen, with its place among the limits, until the guest
- * says that nothing runs by its id. A guest that only pretends to end it is believed after some asking; one
- * that stops has ended it.
+ * Commands whose caller was told that they failed, while they may run: the guest never confirmed their
+ * start, or was lost, or paused, before it told of their end. The job stays, unseen, with its place among
+ * the limits, until the guest says that nothing runs by its id. A guest that only pretends to end it is
+ * believed after some asking; one that stops has ended it.
  */
 
 #include "hostd/exec-private.h"
@@ -22,7 +22,8 @@ static void drop(Process *p)
 {
         Job *j = p->job;
 
-        exec_tell(j, exec_request_new("process.forget", j->wire_id));
+        if (!p->has_spool)
+                exec_tell(j, exec_request_new("process.forget", j->wire_id));
         jobs_forget(p->jobs, j);
         jobs_drop(p->jobs, j); /* p is gone */
 }
@@ -47,11 +48,16 @@ static void ask(Process *p)
                                    KILL_TIMEOUT_USEC, on_killed, p);
 }
 
+static bool is_off(const Job *j)
+{
+        return !j->guest || guest_state(j->guest) == GUEST_OFF;
+}
+
 bool exec_abandon(Process *p)
 {
         const Job *j = p->job;
 
-        if (!j->guest || guest_state(j->guest) == GUEST_OFF)
+        if (is_off(j))
                 return false;
         exec_done_outputs(p);
         p->is_abandoned = true;
@@ -59,6 +65,20 @@ bool exec_abandon(Process *p)
         if (exec_can_ask(j))
                 ask(p);
         return true;
+}
+
+void exec_abandon_running(Process *p)
+{
+        Process *left;
+
+        if (p->exited || p->is_unknown || is_off(p->job))
+                return;
+        if (p->job->detached && p->ending == IN_TIME)
+                return; /* it is to go on by itself */
+        left = exec_process_new(p->jobs, (const char *const *)p->argv, p->user);
+        left->has_spool = p->job->detached;
+        left->job = jobs_reserve_after(p->jobs, p->job, &exec_job_ops, left);
+        (void)exec_abandon(left);
 }
 
 void exec_abandoned_timer(Process *p)
@@ -78,7 +98,7 @@ void exec_abandoned_guest_state(Process *p)
         p->n_kills = 0;
         if (!j->guest && p->request)
                 return; /* which ends with the guest */
-        if (!j->guest || guest_state(j->guest) == GUEST_OFF)
+        if (is_off(j))
                 drop(p);
         else if (guest_state(j->guest) == GUEST_READY)
                 ask(p);

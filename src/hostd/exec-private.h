@@ -4,7 +4,7 @@
 /*
  * The inside of an exec job, for exec.c (its life), exec-request.c (what is asked of the guest),
  * exec-call.c (what is done to a running process), exec-detached.c (what outlives hostd) and
- * exec-abandoned.c (what may run although its start has failed). Nobody else includes this.
+ * exec-abandoned.c (what may run although its caller was told of a failure). Nobody else includes this.
  */
 
 #include <glib.h>
@@ -31,7 +31,9 @@ typedef struct Process {
         uint64_t n_bytes;
 
         bool running, exited, timed_out;
+        bool is_unknown;   /* to the guest: nothing of it is there */
         bool is_abandoned; /* nobody waits for it any more: it is to be ended */
+        bool has_spool;    /* an abandoned one, which the guest is not to forget with it */
         unsigned n_kills;  /* of an abandoned one, in this session */
         int exit_status, exit_signal;
         WireError error; /* WIRE_OK so far */
@@ -66,6 +68,8 @@ void exec_forget(Process *p); /* drops what was written down, and in the guest t
 /* A command whose caller was told that it failed, while the guest may have started it: the job goes on
  * hidden until the guest has ended it. false: nothing of it can run, and all is as it was. */
 bool exec_abandon(Process *p);
+/* The same of one that runs and is about to finish without the guest's word: by another, hidden job. */
+void exec_abandon_running(Process *p);
 /* Of an abandoned one, p may be gone behind each. */
 void exec_abandoned_timer(Process *p);
 void exec_abandoned_guest_state(Process *p);

@@ -142,6 +142,7 @@ static void finish(Process *p)
                         g_strdup_printf("%s in guest %s: %s", j->process->argv[0], j->guest_name, p->text);
         audit(p, j, p->error, sentence);
         exec_show_exit(p);
+        exec_abandon_running(p);
         job_finish(p->jobs, j, p->error, sentence, NULL);
         if (j->detached)
                 exec_keep(p); /* its output is still to be had */
@@ -444,6 +445,7 @@ static void on_listed(void *userdata, WireError error, const char *text, const M
         }
         if (p->exited)
                 return;
+        p->is_unknown = true;
         set_error(p, WIRE_INTERRUPTED, "The guest was restarted, or its daemon, and the process with it");
         cancel_streams(p, p->error, p->text);
         check_end(p);

@@ -471,6 +471,19 @@ WireError jobs_reserve(Jobs *js, JobKind kind, Guest *g, const Caller *caller, c
         return add(js, kind, g, caller, source, destination, ops, userdata, true, ret, ret_text);
 }
 
+Job *jobs_reserve_after(Jobs *js, Job *j, const JobOps *ops, void *userdata)
+{
+        Entry *e = entry_new(js, jobs_next_id(js), j->kind, j->guest_uuid, j->guest_name, j->caller, "", "",
+                             ops, userdata);
+
+        memcpy(e->job.wire_id, j->wire_id, sizeof(e->job.wire_id));
+        e->job.guest = j->guest;
+        e->job.hidden = true;
+        e->has_place = entry(j)->has_place;
+        entry(j)->has_place = false;
+        return &e->job;
+}
+
 void jobs_announce(Jobs *js, Job *j)
 {
         j->hidden = false;

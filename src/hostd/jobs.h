@@ -36,6 +36,9 @@ WireError jobs_reserve(Jobs *js, JobKind kind, Guest *g, const Caller *caller, c
                        const char *destination, const JobOps *ops, void *userdata, Job **ret,
                        char **ret_text);
 void jobs_announce(Jobs *js, Job *j);
+/* As a reserved one, for what j, which is about to finish, leaves in its guest: it has j's wire id and
+ * place. */
+Job *jobs_reserve_after(Jobs *js, Job *j, const JobOps *ops, void *userdata);
 void jobs_drop(Jobs *js, Job *j);
 /* A job that waits, or is held back in the queue, could go on: start() is called again when its turn comes.
  */

@@ -234,3 +234,92 @@ def test_start_unanswered_restart(host, lost):
     time.sleep(0.3)
     assert len(lost.told("process.kill")) == 2
     assert lost.client.manager("ListJobs") == []
+
+
+def runs(lost, **how):
+    """The id of a command that has started, and what becomes of its caller."""
+    lost.answers["process.start"] = {"pid": 2}
+    lost.leaves()
+    lost.comes(stdio=lambda port, s: port.opened(s), stderr=lambda port, s: port.opened(s))
+    ended = []
+
+    def run():
+        try:
+            ended.append(lost.client.run(NAME, "sleep", "1000", wait=60, **how))
+        except BusError as e:
+            ended.append(e.name)
+
+    caller = threading.Thread(target=run)
+    caller.start()
+    (start,) = lost.told("process.start")
+    (job,) = eventually(lambda: lost.client.manager("ListJobs"), 10, "the job")
+    return start["id"], job[1], caller, ended
+
+
+def is_ended(lost, ident):
+    """Once it is back: the guest is asked to end it, and to forget it then."""
+    assert lost.told("process.kill")[-1] == kill(ident)
+    lost.exits(ident)
+    assert lost.told("process.forget") == [{"method": "process.forget", "id": ident}]
+    n = len(lost.told("process.kill"))
+    lost.breaks()
+    time.sleep(0.3)
+    assert len(lost.told("process.kill")) == n, "that was all"
+
+
+def test_running_lost(lost):
+    """Its output is cut off with the session: its caller is told so, and it does not run on behind their back."""
+    ident, _, caller, ended = runs(lost)
+    lost.leaves()
+    caller.join(20)
+    assert ended == ["Interrupted"]
+    lost.asked.clear()
+    lost.comes()
+    is_ended(lost, ident)
+
+
+def test_cancelled_while_it_is_silent(lost):
+    """As in a paused domain: nothing is answered, the caller is let go, and the command is ended when there is an answer again."""
+    ident, job, caller, ended = runs(lost)
+    lost.peer.control.is_mute = True
+    lost.client.job(job, "Cancel")
+    caller.join(40)
+    assert ended == ["Cancelled"]
+    lost.asked.clear()
+    lost.leaves()
+    lost.comes()
+    is_ended(lost, ident)
+
+
+def test_detached_cancelled_while_it_is_silent(lost):
+    """Who has cancelled it is owed its end too, and what it wrote stays to be read."""
+    lost.answers["process.start"] = {"pid": 2}
+    lost.client.run(NAME, "sleep", "1000", detach=True)
+    (start,) = lost.told("process.start")
+    (job,) = lost.client.manager("ListJobs")
+    lost.peer.control.is_mute = True
+    lost.client.job(job[1], "Cancel")
+    assert lost.client.wait_job(job[1], 40)["State"] == "cancelled"
+    lost.asked.clear()
+    lost.leaves()
+    lost.comes()
+    assert lost.told("process.kill") == [kill(start["id"])]
+    lost.exits(start["id"])
+    lost.breaks()
+    time.sleep(0.3)
+    assert len(lost.told("process.kill")) == 1 and "process.forget" not in [body["method"] for body in lost.asked]
+
+
+def test_detached_goes_on(lost):
+    """Nobody has asked for its end: it outlives the session."""
+    lost.answers["process.start"] = {"pid": 2}
+    lost.client.run(NAME, "sleep", "1000", detach=True)
+    (start,) = lost.told("process.start")
+    lost.answers["process.list"] = {"processes": [{"id": start["id"], "state": "running"}]}
+    (job,) = lost.client.manager("ListJobs")
+    lost.leaves()
+    lost.comes()
+    lost.told("process.list")
+    lost.exits(start["id"])
+    assert lost.client.wait_job(job[1], 20)["State"] == "done"
+    assert "process.kill" not in [body["method"] for body in lost.asked]
