@@ -44,6 +44,15 @@ static int command_set_stdio(const int stdio[3])
         return 0;
 }
 
+/* So that the user may open them by name: /dev/stderr. A terminal is theirs already. */
+static void command_give_pipes(const User *u)
+{
+        struct stat st;
+        for (int fd = 0; fd < 3; fd++)
+                if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
+                        IGNORE(fchown(fd, u->uid, u->gid));
+}
+
 static const char *environment_get(char *const *env, const char *name)
 {
         size_t n = strlen(name);
@@ -132,6 +141,7 @@ static int command_become(const SupervisorSpec *spec, const Tree *tree, const Us
         if (r < 0)
                 return r;
         (void)umask(022);
+        command_give_pipes(u);
         e->stage = SUPERVISOR_IDENTITY;
         r = keep_identity ? 0 : command_take_identity(u);
         if (r < 0)

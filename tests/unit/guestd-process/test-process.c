@@ -197,6 +197,11 @@ START_TEST(environment_and_directory)
                 "{\"stdout\":true,\"user\":\"2\",\"cwd\":\"/\"}");
         take_output("f3", buf, sizeof(buf));
         ck_assert_str_eq(buf, "bin\n2\nbin\n4\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+        /* The pipes are the user's, to be opened by name. */
+        start_script("f6", "cat /dev/stdin; echo out >/dev/stdout; exec 2>&1; echo err >/dev/stderr",
+                     "{\"stdin\":true,\"stdout\":true,\"user\":\"2\",\"cwd\":\"/\"}");
+        take_output("f6", buf, sizeof(buf));
+        ck_assert_str_eq(buf, "out\nerr\n");
         /* A script that names no interpreter isn't given to a shell. */
         char path[96], params[256];
         (void)snprintf(path, sizeof(path), "%s/script", w.jobs_dir);
@@ -208,7 +213,7 @@ START_TEST(environment_and_directory)
         (void)snprintf(params, sizeof(params),
                        "{\"id\":\"f5\",\"argv\":[\"true\"],\"env\":{\"PATH\":\"/nowhere\"}}");
         ck_assert_str_eq(start(params), "NotFound");
-        wait_until(&w.n_exited, 3);
+        wait_until(&w.n_exited, 4);
 }
 END_TEST
 
