@@ -188,9 +188,16 @@ static void process_exited(Process *p, int wait_status, bool has_timed_out)
                 exit_tell(p);
 }
 
-void process_fail(Process *p, SupervisorStage stage, int error)
+/* What failed is ours, not the command: NotFound and PermissionDenied are words about that. */
+static WireError own_error(int error)
 {
         WireError e = wire_error_from_errno(error);
+        return e == WIRE_NOT_FOUND || e == WIRE_PERMISSION_DENIED ? WIRE_FAILED : e;
+}
+
+void process_fail(Process *p, SupervisorStage stage, int error)
+{
+        WireError e = own_error(error);
         char why[512];
         int status = 0;
         switch (stage) {
@@ -209,7 +216,6 @@ void process_fail(Process *p, SupervisorStage stage, int error)
                                error == EPERM ? "user" : "command");
                 break;
         case SUPERVISOR_IDENTITY:
-                e = WIRE_PERMISSION_DENIED;
                 (void)snprintf(why, sizeof(why), "guestd cannot become user \"%s\": %s", p->user ?: "",
                                strerror(error));
                 break;
@@ -220,8 +226,10 @@ void process_fail(Process *p, SupervisorStage stage, int error)
         case SUPERVISOR_EXEC: {
                 bool is_absent =
                         error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
-                e = is_absent ? WIRE_NOT_FOUND : WIRE_PERMISSION_DENIED;
-                status = is_absent ? 127 : 126;
+                if (e != WIRE_LIMITS_EXCEEDED) { /* no memory, no more processes: nothing about the command */
+                        e = is_absent ? WIRE_NOT_FOUND : WIRE_PERMISSION_DENIED;
+                        status = is_absent ? 127 : 126;
+                }
                 (void)snprintf(why, sizeof(why), "%s: %s", p->command, strerror(error));
                 break;
         }

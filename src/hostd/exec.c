@@ -348,7 +348,7 @@ static void not_started(Process *p, WireError error, const char *text, const Mes
         RunDone run_done = TAKE(p->run_done);
         Jobs *js = p->jobs;
         Job *j = p->job;
-        int status = m ? (int)message_int(m->json, "exit_status", 0) : error == WIRE_NOT_FOUND ? 127 : 0;
+        int status = m ? (int)message_int(m->json, "exit_status", 0) : 0;
         void *userdata = p->userdata;
         g_autofree char *sentence = g_strdup_printf("Cannot run %s in guest %s: %s", p->argv[0],
                                                     j->guest_name, job_bare_text(j->guest_name, text));

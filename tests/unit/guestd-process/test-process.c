@@ -6,6 +6,7 @@
 #include "world.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -102,6 +103,21 @@ START_TEST(errors_are_told_apart)
         w.policy.allow[POLICY_EXEC] = false;
         ck_assert_str_eq(start("{\"id\":\"c1\",\"argv\":[\"true\"]}"), "PermissionDenied");
         ck_assert_uint_eq(w.n_exited, 0);
+        wait_no_children();
+}
+END_TEST
+
+/* What guestd itself lacks is neither a command that is not found nor one that may not be executed. */
+START_TEST(own_failures)
+{
+        ck_assert_int_eq(rmdir(w.jobs_dir), 0);
+        ck_assert_str_eq(start("{\"id\":\"c2\",\"argv\":[\"true\"],\"detach\":true}"), "Failed");
+        ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 0);
+        ck_assert_int_eq(mkdir(w.jobs_dir, 0700), 0);
+        /* Where root is nobody, and alone. */
+        if (unshare(CLONE_NEWUSER) == 0)
+                ck_assert_str_eq(start("{\"id\":\"c3\",\"argv\":[\"true\"],\"user\":\"2\"}"), "Failed");
+        ck_assert_int_eq(message_int(w.reply, "exit_status", 0), 0);
         wait_no_children();
 }
 END_TEST
@@ -445,6 +461,7 @@ SUITE_AROUND("process", setup, teardown,
              { output_and_input },
              { output_outlives_the_exit },
              { errors_are_told_apart },
+             { own_failures },
              { bad_requests },
              { arguments_at_the_limit },
              { environment_and_directory },
