@@ -107,7 +107,7 @@ static WireError texts_parse(json_object *params, ProcessSpec *s, const char **r
         if (!name_is_id(id))
                 return WIRE_INVALID_ARGS;
         *ret_why = "cwd is no absolute path";
-        if (cwd && !str_eq(cwd, "/") && !name_is_absolute_path(cwd))
+        if (cwd && !name_is_rooted(cwd))
                 return WIRE_INVALID_PATH;
         *ret_why = "user is empty";
         if (user && !*user)

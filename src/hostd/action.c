@@ -297,7 +297,7 @@ static void assign_step_option(Parse *p, ActionStep *s, unsigned line, const cha
         if (text) {
                 g_free(*text);
                 *text = g_strdup(value);
-                if (text == &s->cwd && !name_is_absolute_path(value))
+                if (text == &s->cwd && !name_is_rooted(value))
                         complain(p, line, "[Step %s]: WorkingDirectory= takes an absolute path", s->name);
         } else if (str_eq(key, "Overwrite")) {
                 if (!str_eq(value, "replace") && !str_eq(value, "fail") && !str_eq(value, "update"))

@@ -37,7 +37,7 @@ WireError exec_check_command(const char *const *argv, const ExecOptions *options
                 n_bytes += strlen(options->env[n_env]) + 1;
         if (n == 0 || !*argv[0])
                 *ret_text = g_strdup("The command has no name: argv or its first word is empty");
-        else if (options->cwd && !name_is_absolute_path(options->cwd))
+        else if (options->cwd && !name_is_rooted(options->cwd))
                 *ret_text =
                         g_strdup_printf("The working directory \"%s\" is no absolute path", options->cwd);
         if (*ret_text)

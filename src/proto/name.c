@@ -71,6 +71,11 @@ bool name_is_absolute_path(const char *untrusted)
         return are_components(untrusted + 1, n - 1);
 }
 
+bool name_is_rooted(const char *untrusted)
+{
+        return untrusted && untrusted[0] == '/' && strnlen(untrusted, PATH_BYTES_MAX + 1) <= PATH_BYTES_MAX;
+}
+
 bool name_is_tree_path(const char *untrusted, size_t n)
 {
         if (!untrusted || n == 0 || n > PATH_BYTES_MAX || memchr(untrusted, 0, n))

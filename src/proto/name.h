@@ -15,6 +15,8 @@
 bool name_is_topic(const char *untrusted);
 /* Absolute, at most PATH_BYTES_MAX, no empty, "." or ".." component in it; a trailing slash is allowed. */
 bool name_is_absolute_path(const char *untrusted);
+/* Absolute and no longer than that, whatever its components are: for what the kernel is given as it is. */
+bool name_is_rooted(const char *untrusted);
 /* Relative as in a tree: n bytes without NUL, components of 1..NAME_BYTES_MAX, none "." or "..", no slash at
  * either end. */
 bool name_is_tree_path(const char *untrusted, size_t n);

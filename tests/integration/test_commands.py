@@ -140,3 +140,37 @@ def test_upgrade_all_by_name(host, vmferry):
     assert r.returncode == 1 and "2 of 2" in r.stderr, r.stderr
     for name in NAMES:
         assert f"vmferry: {name}: " in r.stderr and uuids[name] not in r.stderr, r.stderr
+
+
+@pytest.fixture
+def start(host):
+    """How "two" answers a start, and what it was asked."""
+    asked, answer, serve = [], {}, host.peers["two"].serve
+
+    def on_start(port, ident, body, payload):
+        asked.append(body)
+        port.reply(ident, answer)
+    serve["process.start"] = on_start
+    yield answer, asked
+    serve.clear()
+
+
+@pytest.mark.parametrize("error,more,status", [
+    ("NotFound", {"exit_status": 127}, 127), ("PermissionDenied", {"exit_status": 126}, 126),
+    ("InvalidArgs", {}, 125), ("InvalidPath", {}, 125), ("Failed", {}, 125), ("LimitsExceeded", {}, 125),
+])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_not_started(vmferry, start, error, more, status, as_json):
+    """Not found, not to be executed, or neither: with descriptors (Exec) and without (Run)."""
+    start[0].update(error=error, message="a reason", **more)
+    r = vmferry(*(["--json"] if as_json else []), "exec", "two", "--", "it")
+    assert r.returncode == status and "a reason" in r.stdout + r.stderr, r
+
+
+@pytest.mark.parametrize("cwd,is_right", [("/usr/../tmp", True), ("/tmp//x/.", True), ("/", True), ("tmp", False), ("", False)])
+def test_directory(vmferry, start, cwd, is_right):
+    """As the guest's kernel takes it: it has to be absolute, no more."""
+    start[0].update(error="Failed", message="a reason")
+    r = vmferry("exec", "--cwd", cwd, "two", "--", "it")
+    assert r.returncode == 125, r.stderr
+    assert [body["cwd"] for body in start[1]] == ([cwd] if is_right else []), r.stderr

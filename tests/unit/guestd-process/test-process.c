@@ -207,6 +207,9 @@ START_TEST(environment_and_directory)
         start_script("f2", "pwd; echo $HOME", "{\"stdout\":true,\"cwd\":\"/usr\"}");
         take_output("f2", buf, sizeof(buf));
         ck_assert_str_eq(buf, "/usr\n/root\n");
+        start_script("f7", "pwd -P", "{\"stdout\":true,\"cwd\":\"/usr/../usr//./bin/..\"}");
+        take_output("f7", buf, sizeof(buf));
+        ck_assert_str_eq(buf, "/usr\n");
         start_script(
                 "f3",
                 "id -un; id -u; id -gn; ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status",
@@ -229,7 +232,7 @@ START_TEST(environment_and_directory)
         (void)snprintf(params, sizeof(params),
                        "{\"id\":\"f5\",\"argv\":[\"true\"],\"env\":{\"PATH\":\"/nowhere\"}}");
         ck_assert_str_eq(start(params), "NotFound");
-        wait_until(&w.n_exited, 4);
+        wait_until(&w.n_exited, 5);
 }
 END_TEST
 

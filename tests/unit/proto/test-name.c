@@ -56,9 +56,13 @@ START_TEST(test_absolute_path)
                 path[i] = i % 2 ? 'a' : '/';
         path[PATH_BYTES_MAX] = 0;
         ck_assert(name_is_absolute_path(path));
+        ck_assert(name_is_rooted(path));
         path[PATH_BYTES_MAX] = 'a';
         path[PATH_BYTES_MAX + 1] = 0;
         ck_assert(!name_is_absolute_path(path));
+        ck_assert(!name_is_rooted(path));
+        ck_assert(name_is_rooted("/") && name_is_rooted("//") && name_is_rooted("/a/.././/b/"));
+        ck_assert(!name_is_rooted(NULL) && !name_is_rooted("") && !name_is_rooted("./a"));
 }
 END_TEST
 
