@@ -226,7 +226,8 @@ void process_fail(Process *p, SupervisorStage stage, int error)
         case SUPERVISOR_EXEC: {
                 bool is_absent =
                         error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
-                if (e != WIRE_LIMITS_EXCEEDED) { /* no memory, no more processes: nothing about the command */
+                /* No memory, no more processes: nothing about the command. */
+                if (e != WIRE_LIMITS_EXCEEDED) {
                         e = is_absent ? WIRE_NOT_FOUND : WIRE_PERMISSION_DENIED;
                         status = is_absent ? 127 : 126;
                 }
@@ -258,8 +259,10 @@ static void process_started(Process *p, pid_t pid, uid_t uid)
         log_audit("exec", p->id, "started", "user=\"%s\" uid=%u pid=%d command=\"%s\"", p->user ?: "",
                   (unsigned)uid, (int)pid, p->command);
         json_object *o = json_object_new_object();
-        if (o)
+        if (o) {
                 put(o, "pid", json_object_new_int(pid));
+                put(o, "grace", json_object_new_int64((int64_t)p->owner->config.kill_grace_usec));
+        }
         p->owner->ops->reply(p->owner->userdata, p->token, o);
 }
 

@@ -94,6 +94,7 @@ void exec_keep(Process *p)
                 json_object_object_add(o, "user", json_object_new_string(p->user));
         if (j->process)
                 json_object_object_add(o, "pid", json_object_new_int64(j->process->guest_pid));
+        json_object_object_add(o, "grace", json_object_new_int64((int64_t)p->grace_usec));
         if (job_state_is_final(j->state))
                 json_object_object_add(o, "end", end_format(p));
         if (p->is_abandoned)
@@ -157,6 +158,7 @@ int exec_restore(Jobs *js, const StoreItem *item)
                 return 0;
         }
         p->job->started_at = item->created_at;
+        exec_set_grace(p, item->params);
         exec_show(p, (uint32_t)message_int(item->params, "pid", 0));
         if (json_object_is_type(end, json_type_object))
                 restore_end(p, end);

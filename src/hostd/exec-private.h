@@ -18,6 +18,8 @@ typedef struct Process {
         Job *job; /* NULL: freed, while streams are still to end */
         bool is_run, tty;
         uint64_t timeout_usec;
+        uint64_t grace_usec; /* the guest's own, from SIGTERM to SIGKILL */
+        uint64_t kill_at;    /* when SIGKILL is due from us: a moment behind the guest's */
         char **argv, *user;
 
         uint64_t request; /* process.start under way, or of an abandoned one process.kill */
@@ -49,6 +51,7 @@ typedef struct Process {
 
 extern const JobOps exec_job_ops;
 Process *exec_process_new(Jobs *js, const char *const *argv, const char *user);
+void exec_set_grace(Process *p, json_object *untrusted); /* by its "grace" */
 void exec_done_outputs(Process *p); /* closes what was made for them and for its input */
 bool exec_can_ask(const Job *j);    /* NULL: no */
 /* A request whose answer changes nothing. Takes json over; nothing happens while the guest is not ready. */

@@ -24,8 +24,11 @@
 
 #define START_TIMEOUT_USEC (60 * USEC_PER_SEC)
 #define LIST_TIMEOUT_USEC (30 * USEC_PER_SEC)
-#define TERM_GRACE_USEC (5 * USEC_PER_SEC)     /* from SIGTERM to SIGKILL, and from there to giving up */
-#define TIMEOUT_GRACE_USEC (15 * USEC_PER_SEC) /* the guest keeps the time; this is for one that doesn't */
+#define GRACE_USEC_DEFAULT (5 * USEC_PER_SEC)  /* of a guest that does not tell its own */
+#define GRACE_USEC_MAX (3600 * USEC_PER_SEC)   /* as guestd.conf has it */
+#define SLACK_USEC USEC_PER_SEC                /* the guest sends SIGKILL first */
+#define GIVE_UP_USEC (5 * USEC_PER_SEC)        /* from SIGKILL, or where the guest does not answer */
+#define TIMEOUT_SLACK_USEC (10 * USEC_PER_SEC) /* the guest keeps the time; this is for one that doesn't */
 
 static void on_timer(void *userdata);
 
@@ -59,10 +62,18 @@ Process *exec_process_new(Jobs *js, const char *const *argv, const char *user)
         p->argv = g_strdupv((char **)argv);
         p->user = g_strdup(user);
         p->timeout_usec = USEC_INFINITY;
+        p->grace_usec = GRACE_USEC_DEFAULT;
         p->timer = loop_timer_new(loop_default(), on_timer, p);
         for (size_t i = 0; i < ELEMENTSOF(p->ours); i++)
                 p->ours[i] = p->callers[i] = -EBADF;
         return p;
+}
+
+void exec_set_grace(Process *p, json_object *untrusted)
+{
+        int64_t grace = message_int(untrusted, "grace", (int64_t)GRACE_USEC_DEFAULT);
+
+        p->grace_usec = MIN((uint64_t)MAX(grace, (int64_t)0), GRACE_USEC_MAX);
 }
 
 static void set_error(Process *p, WireError error, const char *text)
@@ -179,6 +190,15 @@ static void check_end(Process *p)
                 finish(p);
 }
 
+/* All of the guest's grace, but only as long as it answers: nobody waits that long for a paused one. */
+static void arm_kill(Process *p)
+{
+        uint64_t patience = fs_now_usec() + GIVE_UP_USEC;
+
+        loop_timer_set(p->timer, exec_can_ask(p->job) ? p->kill_at : MIN(p->kill_at, patience),
+                       USEC_PER_SEC / 10);
+}
+
 /* SIGTERM to all of it, SIGKILL later, and at last without the guest's word. */
 static void end_process(Process *p, WireError error, const char *text)
 {
@@ -186,7 +206,8 @@ static void end_process(Process *p, WireError error, const char *text)
         if (p->ending == IN_TIME) {
                 p->ending = TERMINATED;
                 (void)exec_tell_signal(p->job, SIGTERM);
-                loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
+                p->kill_at = fs_now_usec() + p->grace_usec + SLACK_USEC;
+                arm_kill(p);
         }
         if (p->exited) {
                 cancel_streams(p, error, text);
@@ -204,12 +225,17 @@ static void on_timer(void *userdata)
                 end_process(p, WIRE_TIMEOUT, "It ran longer than its timeout");
         } else if (p->ending == TERMINATED && exec_tell_signal(p->job, SIGKILL) == 0) {
                 p->ending = KILLED;
-                loop_timer_set(p->timer, fs_now_usec() + TERM_GRACE_USEC, USEC_PER_SEC / 10);
+                loop_timer_set(p->timer, fs_now_usec() + GIVE_UP_USEC, USEC_PER_SEC / 10);
         } else {
                 set_error(p, WIRE_INTERRUPTED, "The guest does not tell of its end");
                 cancel_streams(p, p->error, p->text);
                 check_end(p);
         }
+}
+
+static uint64_t timeout_slack(const Process *p)
+{
+        return p->grace_usec + TIMEOUT_SLACK_USEC;
 }
 
 /* Comes again, with timed_out, when what the process has left behind is ended. */
@@ -228,7 +254,7 @@ static void set_exit(Process *p, json_object *o)
                 p->timed_out = true;
                 p->ending = KILLED; /* by the guest, soon; whoever reads its output has that long */
                 set_error(p, WIRE_TIMEOUT, "It ran longer than its timeout and was ended");
-                loop_timer_set(p->timer, fs_now_usec() + TIMEOUT_GRACE_USEC, USEC_PER_SEC);
+                loop_timer_set(p->timer, fs_now_usec() + timeout_slack(p), USEC_PER_SEC);
         }
         if (p->error == WIRE_CANCELLED || p->error == WIRE_TOO_LARGE)
                 cancel_streams(p, p->error, p->text);
@@ -393,6 +419,7 @@ static void on_started(void *userdata, WireError error, const char *text, const 
         }
 
         exec_show(p, (uint32_t)message_int(m->json, "pid", 0));
+        exec_set_grace(p, m->json);
         p->running = true;
         j->hidden = false;
 
@@ -406,8 +433,8 @@ static void on_started(void *userdata, WireError error, const char *text, const 
                         set_error(p, WIRE_FAILED, "No stream to the guest could be made");
         }
         if (p->timeout_usec != USEC_INFINITY &&
-            p->timeout_usec < USEC_INFINITY - fs_now_usec() - TIMEOUT_GRACE_USEC)
-                loop_timer_set(p->timer, fs_now_usec() + p->timeout_usec + TIMEOUT_GRACE_USEC, USEC_PER_SEC);
+            p->timeout_usec < USEC_INFINITY - fs_now_usec() - timeout_slack(p))
+                loop_timer_set(p->timer, fs_now_usec() + p->timeout_usec + timeout_slack(p), USEC_PER_SEC);
 
         if (p->started) {
                 ExecStarted started = TAKE(p->started);
@@ -470,6 +497,8 @@ static void on_guest_state(void *userdata, Job *j)
         }
         if (!p->running)
                 return;
+        if (p->ending == TERMINATED)
+                arm_kill(p);
         if (off) {
                 set_error(p, WIRE_INTERRUPTED,
                           j->guest ? "The guest was stopped" : "The domain was undefined");

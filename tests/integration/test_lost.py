@@ -236,9 +236,17 @@ def test_start_unanswered_restart(host, lost):
     assert lost.client.manager("ListJobs") == []
 
 
-def runs(lost, **how):
+def job_of(lost):
+    """The path of the one that is running."""
+    def running():
+        return [path for _, path, _, _, state in lost.client.manager("ListJobs") if state == "running"]
+    (path,) = eventually(running, 10, "the job")
+    return path
+
+
+def runs(lost, answer=(), **how):
     """The id of a command that has started, and what becomes of its caller."""
-    lost.answers["process.start"] = {"pid": 2}
+    lost.answers["process.start"] = {"pid": 2, **dict(answer)}
     lost.leaves()
     lost.comes(stdio=lambda port, s: port.opened(s), stderr=lambda port, s: port.opened(s))
     ended = []
@@ -252,8 +260,7 @@ def runs(lost, **how):
     caller = threading.Thread(target=run)
     caller.start()
     (start,) = lost.told("process.start")
-    (job,) = eventually(lambda: lost.client.manager("ListJobs"), 10, "the job")
-    return start["id"], job[1], caller, ended
+    return start["id"], job_of(lost), caller, ended
 
 
 def is_ended(lost, ident):
@@ -291,15 +298,40 @@ def test_cancelled_while_it_is_silent(lost):
     is_ended(lost, ident)
 
 
+def test_cancelled_with_grace(lost):
+    """The guest leaves it longer than others would: that is waited for."""
+    ident, job, caller, ended = runs(lost, {"grace": 9000000})
+    lost.client.job(job, "Cancel")
+    time.sleep(8)
+    assert [body["signal"] for body in lost.told("process.kill")] == [15] and not ended
+    lost.exits(ident)
+    caller.join(20)
+    assert ended == ["Cancelled"]
+
+
+def test_grace_of_one_that_is_silent(lost):
+    """It answers no more: its grace is nothing to wait for. Nor is what nobody would grant."""
+    ident, job, caller, ended = runs(lost, {"grace": 1 << 62})
+    lost.client.job(job, "Cancel")
+    lost.told("process.kill")
+    lost.peer.control.close()
+    caller.join(30)
+    assert ended == ["Cancelled"]
+    lost.asked.clear()
+    lost.leaves()
+    lost.comes()
+    is_ended(lost, ident)
+
+
 def test_detached_cancelled_while_it_is_silent(lost):
     """Who has cancelled it is owed its end too, and what it wrote stays to be read."""
     lost.answers["process.start"] = {"pid": 2}
     lost.client.run(NAME, "sleep", "1000", detach=True)
     (start,) = lost.told("process.start")
-    (job,) = lost.client.manager("ListJobs")
+    job = job_of(lost)
     lost.peer.control.is_mute = True
-    lost.client.job(job[1], "Cancel")
-    assert lost.client.wait_job(job[1], 40)["State"] == "cancelled"
+    lost.client.job(job, "Cancel")
+    assert lost.client.wait_job(job, 40)["State"] == "cancelled"
     lost.asked.clear()
     lost.leaves()
     lost.comes()
@@ -316,10 +348,10 @@ def test_detached_goes_on(lost):
     lost.client.run(NAME, "sleep", "1000", detach=True)
     (start,) = lost.told("process.start")
     lost.answers["process.list"] = {"processes": [{"id": start["id"], "state": "running"}]}
-    (job,) = lost.client.manager("ListJobs")
+    job = job_of(lost)
     lost.leaves()
     lost.comes()
     lost.told("process.list")
     lost.exits(start["id"])
-    assert lost.client.wait_job(job[1], 20)["State"] == "done"
+    assert lost.client.wait_job(job, 20)["State"] == "done"
     assert "process.kill" not in [body["method"] for body in lost.asked]
