@@ -12,11 +12,13 @@
 #include <stdio.h>
 #include <sys/signalfd.h>
 
+#include "base/fs.h"
 #include "cli/client.h"
 #include "cli/pump.h"
 #include "cli/terminal.h"
 
 #define ATTACH_PAUSE_USEC (500 * USEC_PER_MSEC)
+#define STUCK_USEC (2 * USEC_PER_SEC) /* once it was interrupted */
 
 typedef struct Exec {
         Cli *cli;
@@ -35,6 +37,7 @@ typedef struct Exec {
         char *result, *error;
         Pump in, out, err;
         unsigned n_interrupts;
+        uint64_t moved, moved_at; /* bytes of output written, and when it was last less */
         Escape escape;
         int keyboard; /* of its terminal, where our input is none and may end before it; 0: closed */
 } Exec;
@@ -201,6 +204,23 @@ static void on_broken_output(Exec *x, Pump *p)
         }
 }
 
+/* Who has interrupted it waits for its end, and not for a reader that takes nothing any more. */
+static void drop_stuck_output(Exec *x)
+{
+        uint64_t moved = x->out.total + x->err.total, now = fs_now_usec();
+
+        if (x->n_interrupts == 0 || moved != x->moved) {
+                x->moved = moved;
+                x->moved_at = now;
+        }
+        if (now - x->moved_at < STUCK_USEC)
+                return;
+        if (pump_is_stuck(&x->out))
+                pump_close(&x->out);
+        if (pump_is_stuck(&x->err))
+                pump_close(&x->err);
+}
+
 static bool is_over(const Exec *x)
 {
         return (x->finished || (x->job_gone && !x->attached)) && pump_is_over(&x->out) &&
@@ -242,6 +262,7 @@ static int turn(Exec *x, int signal_fd)
         on_broken_output(x, &x->out);
         pump_step(&x->err, &fds[4]);
         on_broken_output(x, &x->err);
+        drop_stuck_output(x);
         return 0;
 }
 

@@ -2,6 +2,9 @@
 
 #include "cli/pump.h"
 
+#include <limits.h>
+#include <sys/stat.h>
+
 bool pump_is_over(const Pump *p)
 {
         return p->ended || p->error != 0;
@@ -75,9 +78,37 @@ static void pump_read(Pump *p)
         p->skip -= p->offset;
 }
 
+static void pump_break(Pump *p, int error)
+{
+        p->error = error;
+        p->broken_out = true;
+        if (p->owns_out)
+                p->out = fd_close(p->out);
+        if (p->owns_in)
+                p->in = fd_close(p->in);
+}
+
+bool pump_is_stuck(const Pump *p)
+{
+        return !pump_is_over(p) && p->n > p->offset;
+}
+
+/* How much can be written without waiting: of a pipe that is writable PIPE_BUF. O_NONBLOCK would be set for
+ * all who have this description, the shell among them. */
+static size_t pump_room(const Pump *p)
+{
+        struct pollfd polled = { .fd = p->out, .events = POLLOUT };
+        size_t n = p->n - p->offset;
+        struct stat st;
+
+        if (n == 0 || p->owns_out || (fstat(p->out, &st) == 0 && S_ISREG(st.st_mode)))
+                return n;
+        return poll(&polled, 1, 0) > 0 ? MIN(n, (size_t)PIPE_BUF) : 0;
+}
+
 void pump_step(Pump *p, const struct pollfd *polled)
 {
-        ssize_t l;
+        size_t n;
 
         if (pump_is_over(p) || polled->fd < 0 || polled->revents == 0)
                 return;
@@ -86,18 +117,15 @@ void pump_step(Pump *p, const struct pollfd *polled)
                 if (pump_is_over(p) || p->n == p->offset)
                         return;
         }
-        l = write(p->out, p->buffer + p->offset, p->n - p->offset);
-        if (l < 0) {
-                if (errno != EAGAIN && errno != EINTR) {
-                        p->error = errno;
-                        p->broken_out = true;
-                        if (p->owns_out)
-                                p->out = fd_close(p->out);
-                        if (p->owns_in)
-                                p->in = fd_close(p->in);
+        while ((n = pump_room(p)) > 0) {
+                ssize_t l = write(p->out, p->buffer + p->offset, n);
+
+                if (l < 0) {
+                        if (errno != EAGAIN && errno != EINTR)
+                                pump_break(p, errno);
+                        return;
                 }
-                return;
+                p->offset += (size_t)l;
+                p->total += (uint64_t)l;
         }
-        p->offset += (size_t)l;
-        p->total += (uint64_t)l;
 }

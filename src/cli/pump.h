@@ -2,7 +2,8 @@
 #pragma once
 
 /*
- * Bytes from one descriptor to another, a step at a time, inside somebody else's poll(2).
+ * Bytes from one descriptor to another, a step at a time, inside somebody else's poll(2). What it owns does
+ * not block (O_NONBLOCK); what it was given stays as it is.
  */
 
 #include <poll.h>
@@ -32,6 +33,8 @@ typedef struct Pump {
 bool pump_is_over(const Pump *p);
 /* Fills one pollfd (fd -1: nothing to wait for). */
 void pump_prepare(const Pump *p, struct pollfd *ret);
+bool pump_is_stuck(const Pump *p); /* something was read and not written yet */
+/* Never waits for a reader, of whatever kind out is. */
 void pump_step(Pump *p, const struct pollfd *polled);
 /* Another source, which begins anew with what was written already. Takes in over. */
 void pump_again(Pump *p, int in);

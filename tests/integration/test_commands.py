@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command where a guest that answers everything is enough: what its words mean, and whom they concern."""
 
+import fcntl
 import json
+import os
+import signal
 import subprocess
+import termios
+import time
 
 import pytest
 from conftest import Host
+from hostpeer import NOTIFY
 
 from lab.need import built, eventually
 
@@ -174,3 +180,62 @@ def test_directory(vmferry, start, cwd, is_right):
     r = vmferry("exec", "--cwd", cwd, "two", "--", "it")
     assert r.returncode == 125, r.stderr
     assert [body["cwd"] for body in start[1]] == ([cwd] if is_right else []), r.stderr
+
+
+@pytest.fixture
+def yes(host):
+    """"two" runs a command that writes without end until it is interrupted; the signals that it was sent."""
+    two, signals, idents = host.peers["two"], [], []
+
+    def write(port, s):
+        port.opened(s)
+        while not signals and port.send_data(s, b"y\n" * 8192):
+            pass
+        port.end_stream(s)
+
+    def kill(port, ident, body, payload):
+        signals.append(body["signal"])
+        port.reply(ident)
+        two.control.message(NOTIFY, 0, {"method": "process.exited", "id": idents[-1], "exit_signal": body["signal"]})
+
+    def start(port, ident, body, payload):
+        idents.append(body["id"])
+        port.reply(ident, {"pid": 2})
+
+    two.serve.update({"process.start": start, "process.kill": kill, "process.forget": lambda port, ident, *_: port.reply(ident)})
+    two.opens.update(stdio=write, stderr=lambda port, s: (port.opened(s), port.end_stream(s)))
+    yield signals
+    two.serve.clear()
+    two.opens.clear()
+
+
+def test_interrupted_with_a_full_pipe(host, yes):
+    """Nobody reads its output, and it is heard all the same; the pipe is as it was, for the others who have it."""
+    reader, writer = os.pipe()
+    command = subprocess.Popen([built("src/cli/vmferry"), "--user", "exec", "two", "--", "yes"], stdout=writer,
+                               stderr=subprocess.DEVNULL, env=host.hostd.env)
+    written = [-1]
+
+    def full():
+        written.append(int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), "little"))
+        return written[-1] == written[-2] > 0
+
+    eventually(full, 20, "a full pipe", 0.5)
+    assert command.poll() is None and os.get_blocking(writer)
+    started = time.monotonic()
+    command.send_signal(signal.SIGINT)
+    assert command.wait(15) == 128 + signal.SIGINT
+    assert yes == [signal.SIGINT] and time.monotonic() - started < 10
+    os.close(reader)
+    os.close(writer)
+
+
+def test_slow_reader(host, yes):
+    """What is read late is whole."""
+    command = subprocess.Popen([built("src/cli/vmferry"), "--user", "exec", "two", "--", "yes"], stdout=subprocess.PIPE,
+                               env=host.hostd.env)
+    time.sleep(2)
+    assert command.stdout.read(1 << 20) == b"y\n" * (1 << 19)
+    command.send_signal(signal.SIGINT)
+    command.stdout.read()
+    assert command.wait(15) == 128 + signal.SIGINT
