@@ -13,34 +13,10 @@
 #include <sys/signalfd.h>
 
 #include "base/fs.h"
-#include "cli/client.h"
-#include "cli/pump.h"
-#include "cli/terminal.h"
+#include "cli/exec-private.h"
 
 #define ATTACH_PAUSE_USEC (500 * USEC_PER_MSEC)
 #define STUCK_USEC (2 * USEC_PER_SEC) /* once it was interrupted */
-
-typedef struct Exec {
-        Cli *cli;
-        bool tty, input, detach, queue;
-        const char *user, *cwd;
-        const uint8_t *bytes; /* for stdin, where no descriptor can pass; NULL */
-        size_t n_bytes;
-        char **env;
-        size_t n_env;
-        uint64_t timeout, ttl;
-        char *job;
-        bool attached; /* looks at a detached process: never ends it */
-        bool finished, left;
-        bool job_gone;
-        int left_status;
-        char *result, *error;
-        Pump in, out, err;
-        unsigned n_interrupts;
-        uint64_t moved, moved_at; /* bytes of output written, and when it was last less */
-        Escape escape;
-        int keyboard; /* of its terminal, where our input is none and may end before it; 0: closed */
-} Exec;
 
 static void exec_done(Exec *x)
 {
@@ -52,55 +28,7 @@ static void exec_done(Exec *x)
         free(x->job);
         free(x->result);
         free(x->error);
-}
-
-static int append_options(const Exec *x, sd_bus_message *m)
-{
-        (void)sd_bus_message_open_container(m, 'a', "{sv}");
-        if (x->n_env > 0) {
-                (void)sd_bus_message_open_container(m, 'e', "sv");
-                (void)sd_bus_message_append(m, "s", "env");
-                (void)sd_bus_message_open_container(m, 'v', "a{ss}");
-                (void)sd_bus_message_open_container(m, 'a', "{ss}");
-                for (size_t i = 0; i < x->n_env; i++) {
-                        char *eq = strchr(x->env[i], '=');
-
-                        *eq = 0;
-                        (void)sd_bus_message_append(m, "{ss}", x->env[i], eq + 1);
-                        *eq = '=';
-                }
-                (void)sd_bus_message_close_container(m);
-                (void)sd_bus_message_close_container(m);
-                (void)sd_bus_message_close_container(m);
-        }
-        if (x->cwd)
-                (void)sd_bus_message_append(m, "{sv}", "cwd", "s", x->cwd);
-        if (x->user)
-                (void)sd_bus_message_append(m, "{sv}", "user", "s", x->user);
-        if (x->timeout != UINT64_MAX)
-                (void)sd_bus_message_append(m, "{sv}", "timeout", "t", x->timeout);
-        if (x->tty) {
-                uint16_t rows, columns;
-
-                terminal_size(&rows, &columns);
-                (void)sd_bus_message_append(m, "{sv}{sv}{sv}", "tty", "b", true, "rows", "q", rows,
-                                            "columns", "q", columns);
-        }
-        if (x->detach)
-                (void)sd_bus_message_append(m, "{sv}", "detach", "b", true);
-        if (x->queue)
-                (void)sd_bus_message_append(m, "{sv}", "queue", "b", true);
-        if (x->ttl != UINT64_MAX)
-                (void)sd_bus_message_append(m, "{sv}", "ttl", "t", x->ttl);
-        if (x->bytes) {
-                (void)sd_bus_message_open_container(m, 'e', "sv");
-                (void)sd_bus_message_append(m, "s", "stdin");
-                (void)sd_bus_message_open_container(m, 'v', "ay");
-                (void)sd_bus_message_append_array(m, 'y', x->bytes, x->n_bytes);
-                (void)sd_bus_message_close_container(m);
-                (void)sd_bus_message_close_container(m);
-        }
-        return sd_bus_message_close_container(m);
+        json_object_put(x->process);
 }
 
 static int status_of_error(const sd_bus_error *e, int r)
@@ -127,6 +55,16 @@ static int on_finished(sd_bus_message *m, void *userdata, sd_bus_error *e)
         x->result = strdup(result);
         x->error = strdup(text);
         return 0;
+}
+
+/* As soon as it has finished: the job may be gone when somebody has read the last of its output. */
+static void ask_process(Exec *x)
+{
+        if (!x->finished || x->asked)
+                return;
+        x->asked = true;
+        if (str_eq(x->result, "done"))
+                (void)client_properties(x->cli, x->job, IFACE_PROCESS, false, &x->process);
 }
 
 /* hostd's unique name has changed or gone: the job and our pipes are lost with it. */
@@ -237,6 +175,7 @@ static int turn(Exec *x, int signal_fd)
                 ;
         if (r < 0)
                 return r;
+        ask_process(x);
         fds[1] = (struct pollfd){ .fd = sd_bus_get_fd(x->cli->bus),
                                   .events = (short)sd_bus_get_events(x->cli->bus) };
         pump_prepare(&x->in, &fds[2]);
@@ -268,20 +207,19 @@ static int turn(Exec *x, int signal_fd)
 
 static int exit_status(Exec *x)
 {
-        _cleanup_json_ json_object *p = NULL;
-
         if (x->left)
                 return x->left_status;
         if (!x->finished) {
                 cli_fail("vmferry-hostd was restarted or has ended: the command's end is not known");
                 return EXIT_VMFERRY;
         }
-        if (str_eq(x->result, "done") && client_properties(x->cli, x->job, IFACE_PROCESS, false, &p) >= 0) {
-                int n = (int)json_object_get_int64(json_object_object_get(p, "ExitSignal"));
+        ask_process(x);
+        if (x->process) {
+                int n = (int)json_object_get_int64(json_object_object_get(x->process, "ExitSignal"));
 
                 if (n > 0)
                         return 128 + n;
-                return (int)json_object_get_int64(json_object_object_get(p, "ExitStatus"));
+                return (int)json_object_get_int64(json_object_object_get(x->process, "ExitStatus"));
         }
         cli_fail("%s", x->error && x->error[0] ? x->error : x->result);
         return EXIT_VMFERRY;
@@ -440,7 +378,7 @@ static int run_without_descriptors(Exec *x, const char *guest_object, char **arg
         x->bytes = x->input ? input ?: (const uint8_t *)"" : NULL;
         x->n_bytes = n_input;
         m = client_call_new(x->cli, guest_object, IFACE_GUEST, "Run");
-        if (!m || sd_bus_message_append_strv(m, argv) < 0 || append_options(x, m) < 0)
+        if (!m || sd_bus_message_append_strv(m, argv) < 0 || exec_append_options(x, m) < 0)
                 return EXIT_VMFERRY;
         r = client_call(x->cli, m, UINT64_MAX, &e, &reply);
         if (r < 0)
@@ -472,7 +410,7 @@ static int queue(Exec *x, const char *guest_object, char **argv)
         uint32_t id;
         int r;
 
-        if (!m || sd_bus_message_append_strv(m, argv) < 0 || append_options(x, m) < 0) {
+        if (!m || sd_bus_message_append_strv(m, argv) < 0 || exec_append_options(x, m) < 0) {
                 cli_fail("the command cannot be given over D-Bus: is it valid UTF-8?");
                 return EXIT_VMFERRY;
         }
@@ -499,20 +437,6 @@ static int listen_for_end(Exec *x)
         return r;
 }
 
-/* What is on this terminal is there too. *ret_term is x's as long as x lives. */
-static void add_term(Exec *x, char **ret_term)
-{
-        for (size_t i = 0; i < x->n_env; i++)
-                if (str_has_prefix(x->env[i], "TERM="))
-                        return;
-        if (!x->tty || !getenv("TERM"))
-                return;
-        if (asprintf(ret_term, "TERM=%s", getenv("TERM")) < 0)
-                *ret_term = NULL;
-        else
-                x->env[x->n_env++] = *ret_term;
-}
-
 static int start(Exec *x, const char *guest, char **argv)
 {
         _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
@@ -523,7 +447,7 @@ static int start(Exec *x, const char *guest, char **argv)
         sd_bus_message *m;
         uint32_t id;
 
-        add_term(x, &term);
+        exec_add_term(x, &term);
         if (client_guest_path(x->cli, guest, &guest_object) < 0)
                 return EXIT_VMFERRY;
         if (x->queue)
@@ -533,7 +457,7 @@ static int start(Exec *x, const char *guest, char **argv)
         if (listen_for_end(x) < 0)
                 return EXIT_VMFERRY;
         m = client_call_new(x->cli, guest_object, IFACE_GUEST, "Exec");
-        if (!m || sd_bus_message_append_strv(m, argv) < 0 || append_options(x, m) < 0) {
+        if (!m || sd_bus_message_append_strv(m, argv) < 0 || exec_append_options(x, m) < 0) {
                 cli_fail("the command cannot be given over D-Bus: is it valid UTF-8?");
                 return EXIT_VMFERRY;
         }

@@ -15,6 +15,8 @@
 #include "base/fs.h"
 #include "hostd/quota.h"
 
+#define RETENTION_USEC_MIN (3 * USEC_PER_SEC) /* who hears of an end asks for the rest then */
+
 static void uid_key(uid_t uid, char ret[static 16])
 {
         (void)snprintf(ret, 16, "%" PRIu32, (uint32_t)uid);
@@ -583,9 +585,18 @@ void job_set_process(Jobs *js, Job *j, JobProcess *p)
         entry_changed(entry(j), false);
 }
 
-void job_finish(Jobs *js, Job *j, WireError error, const char *message, const char *digest)
+/* What a message's job has to say is in the answer of its method. */
+static uint64_t retention(Jobs *js, const Job *j)
 {
         const Config *c = host_config(js->host);
+        uint64_t usec =
+                j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec : c->job_retention_usec;
+
+        return j->kind == JOB_SEND ? usec : MAX(usec, RETENTION_USEC_MIN);
+}
+
+void job_finish(Jobs *js, Job *j, WireError error, const char *message, const char *digest)
+{
         Entry *e = entry(j);
         uint64_t took;
 
@@ -618,9 +629,7 @@ void job_finish(Jobs *js, Job *j, WireError error, const char *message, const ch
                 js->ops->finished(js->userdata, j);
         count_release(e);
 
-        e->removed_at =
-                usec_add(fs_now_usec(), j->kind == JOB_EXEC && j->detached ? c->detached_retention_usec
-                                                                           : c->job_retention_usec);
+        e->removed_at = usec_add(fs_now_usec(), retention(js, j));
         finished_insert(js, e);
         arm_retention(js); /* never removed from here: the finisher still holds the job */
         if (e->ended && !js->freeing)

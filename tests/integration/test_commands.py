@@ -22,7 +22,7 @@ SAVED = "<test:runstate>5</test:runstate><test:hasmanagedsave/>"
 
 @pytest.fixture(scope="module")
 def host():
-    host = Host(peers=NAMES, domains={"saved": (DISK.format("/dev/null"), SAVED)})
+    host = Host(peers=NAMES, domains={"saved": (DISK.format("/dev/null"), SAVED)}, config="JobRetention=0\n")
     yield host
     host.end()
 
@@ -239,3 +239,30 @@ def test_slow_reader(host, yes):
     command.send_signal(signal.SIGINT)
     command.stdout.read()
     assert command.wait(15) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("n,wait", [(0, 0), (150000, 6)])
+def test_exit_status_of_a_job_that_does_not_stay(host, n, wait):
+    """JobRetention=0, and with more output than that: whoever reads it may take longer than the job is there."""
+    two = host.peers["two"]
+
+    def write(port, s):
+        port.opened(s)
+        port.send_data(s, b"x" * n)
+        port.end_stream(s)
+
+    def start(port, ident, body, payload):
+        port.reply(ident, {"pid": 2})
+        port.message(NOTIFY, 0, {"method": "process.exited", "id": body["id"], "exit_status": 7})
+
+    two.serve["process.start"] = start
+    two.opens.update(stdio=write, stderr=lambda port, s: (port.opened(s), port.end_stream(s)))
+    try:
+        command = subprocess.Popen([built("src/cli/vmferry"), "--user", "exec", "two", "--", "it"], stdout=subprocess.PIPE,
+                                   env=host.hostd.env)
+        time.sleep(wait)
+        assert command.communicate(timeout=20)[0] == b"x" * n and command.returncode == 7
+        eventually(lambda: "exec" not in [job[3] for job in host.client.manager("ListJobs")], 10, "it does not stay")
+    finally:
+        two.serve.clear()
+        two.opens.clear()

@@ -319,6 +319,11 @@ START_TEST(retention)
         ck_assert_ptr_null(jobs_find(jobs, 1));
         ck_assert_uint_eq(n_freed, 1);
         ck_assert(g_str_has_suffix(news->str, "-1 "));
+        /* Whoever waits for it asks how it has ended. */
+        config->job_retention_usec = 0;
+        job_finish(jobs, add(JOB_EXEC, guests[0], alice, &w), WIRE_OK, NULL, NULL);
+        turn(200000);
+        ck_assert_ptr_nonnull(jobs_find(jobs, 2));
 }
 END_TEST
 
