@@ -26,6 +26,7 @@
 #define MOUNTINFO_MAX (1024u * 1024)
 #define PROCS_MAX (1024u * 1024)
 #define FREEZE_TRIES 50 /* of a millisecond */
+#define RELEASE_TRIES 64
 
 static int cgroup_write(const char *cgroup, const char *file, const char *text)
 {
@@ -162,20 +163,25 @@ void cgroup_enter(const Cgroup *c)
                 (void)cgroup_write(c->path, "cgroup.procs", "0");
 }
 
-static void cgroup_each(const char *cgroup, void (*each)(const char *pid, const char *userdata),
-                        const char *userdata)
+/* How many there were. */
+static unsigned cgroup_each(const char *cgroup, void (*each)(const char *pid, const char *userdata),
+                            const char *userdata)
 {
+        unsigned n = 0;
         _cleanup_free_ char *path = NULL, *pids = NULL;
         if (asprintf(&path, "%s/cgroup.procs", cgroup) < 0) {
                 path = NULL;
-                return;
+                return 0;
         }
         if (fs_read_file(path, PROCS_MAX, &pids, NULL) < 0)
-                return;
+                return 0;
         char *rest = pids;
         for (char *line; (line = strsep(&rest, "\n"));)
-                if (*line)
+                if (*line) {
                         each(line, userdata);
+                        n++;
+                }
+        return n;
 }
 
 static void cgroup_pid_move(const char *pid, const char *cgroup)
@@ -192,8 +198,10 @@ static void cgroup_pid_kill(const char *pid, const char *userdata)
 
 void cgroup_release(const Cgroup *c)
 {
-        if (c->path)
-                cgroup_each(c->path, cgroup_pid_move, c->own);
+        /* Who forks before it is moved leaves a child behind. */
+        for (int i = 0; c->path && i < RELEASE_TRIES; i++)
+                if (cgroup_each(c->path, cgroup_pid_move, c->own) == 0)
+                        return;
 }
 
 static bool cgroup_is_frozen(const char *cgroup)
@@ -214,7 +222,7 @@ void cgroup_kill(const Cgroup *c)
         bool freezes = cgroup_write(c->path, "cgroup.freeze", "1") >= 0;
         for (int i = 0; freezes && i < FREEZE_TRIES && !cgroup_is_frozen(c->path); i++)
                 (void)usleep(1000);
-        cgroup_each(c->path, cgroup_pid_kill, NULL);
+        (void)cgroup_each(c->path, cgroup_pid_kill, NULL);
         if (freezes)
                 (void)cgroup_write(c->path, "cgroup.freeze", "0");
 }
@@ -228,4 +236,13 @@ void cgroup_reap(const char *id)
         /* The dead leave the group a moment after the signal. */
         for (int i = 0; i < 20 && rmdir(c.path) < 0 && errno == EBUSY; i++)
                 (void)usleep(1000);
+}
+
+void cgroup_disband(const char *id)
+{
+        Cgroup c;
+        if (cgroup_locate(id, &c) < 0)
+                return;
+        cgroup_release(&c);
+        cgroup_remove(&c);
 }

@@ -20,4 +20,6 @@ void cgroup_remove(Cgroup *c);        /* and the group too, if it is empty */
 void cgroup_enter(const Cgroup *c);   /* the caller, and what it will fork */
 void cgroup_kill(const Cgroup *c);    /* all that is in it */
 void cgroup_release(const Cgroup *c); /* what is in it goes back to the caller's own group */
-void cgroup_reap(const char *id);     /* of a job that nobody holds any more: kills, and removes it */
+/* Of a job that nobody holds any more: kills what is in it, or lets it go on, and removes the group. */
+void cgroup_reap(const char *id);
+void cgroup_disband(const char *id);

@@ -266,23 +266,33 @@ static void process_started(Process *p, pid_t pid, uid_t uid)
         p->owner->ops->reply(p->owner->userdata, p->token, o);
 }
 
-/* What a supervisor left behind; without its word it was killed, and the command with it. */
-static void status_load(const Process *p, int *ret_wait_status, bool *ret_timed_out)
+/* What a supervisor left behind, as text; NULL without its word. */
+static char *status_read(const Process *p)
 {
-        _cleanup_free_ char *path = NULL, *text = NULL;
-        *ret_wait_status = W_EXITCODE(0, SIGKILL);
-        *ret_timed_out = false;
+        _cleanup_free_ char *path = NULL;
+        char *text = NULL;
         if (!p->dir || asprintf(&path, "%s/%s", p->dir, SUPERVISOR_STATUS) < 0) {
                 path = NULL;
-                return;
+                return NULL;
         }
-        if (fs_read_file(path, STATUS_BYTES_MAX, &text, NULL) < 0)
-                return;
-        if (str_has_prefix(text, "exit "))
+        return fs_read_file(path, STATUS_BYTES_MAX, &text, NULL) < 0 ? NULL : text;
+}
+
+/* Of a supervisor that is gone. Without its word it was killed, and the command with it: so is the rest.
+ * What a command that has ended by itself left running is its own affair, then as ever. */
+static void status_take(const Process *p, int *ret_wait_status, bool *ret_timed_out)
+{
+        _cleanup_free_ char *text = status_read(p);
+        *ret_wait_status = W_EXITCODE(0, SIGKILL);
+        *ret_timed_out = text && strstr(text, " timeout");
+        if (text && str_has_prefix(text, "exit "))
                 *ret_wait_status = W_EXITCODE((int)strtol(text + 5, NULL, 10) & 0xff, 0);
-        else if (str_has_prefix(text, "signal "))
+        else if (text && str_has_prefix(text, "signal "))
                 *ret_wait_status = W_EXITCODE(0, (int)strtol(text + 7, NULL, 10) & 0x7f);
-        *ret_timed_out = strstr(text, " timeout");
+        if (*ret_timed_out || !WIFEXITED(*ret_wait_status))
+                cgroup_reap(p->id);
+        else
+                cgroup_disband(p->id);
 }
 
 static void process_lost(Process *p)
@@ -298,8 +308,7 @@ static void process_lost(Process *p)
             PROCESS_RUNNING) { /* its supervisor was killed, or said it to an earlier guestd only */
                 int wait_status;
                 bool has_timed_out;
-                cgroup_reap(p->id);
-                status_load(p, &wait_status, &has_timed_out);
+                status_take(p, &wait_status, &has_timed_out);
                 process_exited(p, wait_status, has_timed_out);
         }
         process_settle(p);
@@ -468,9 +477,8 @@ static int process_restore(Processes *ps, const char *id)
         Process *p = TAKE(made);
         int control = supervisor_connect(p->dir);
         if (control < 0) {
-                cgroup_reap(id);
                 p->state = PROCESS_EXITED;
-                status_load(p, &p->wait_status, &p->has_timed_out);
+                status_take(p, &p->wait_status, &p->has_timed_out);
                 process_settle(p);
                 return 0;
         }

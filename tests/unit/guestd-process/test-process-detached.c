@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
 #include <stdlib.h>
 
 #include "base/fs.h"
@@ -59,6 +60,38 @@ START_TEST(supervisor_is_killed)
         ck_assert(!is_alive(command));
         for (int i = 0; i < 2; i++) /* where no cgroup could be made, the rest of the tree is nobody's */
                 (void)kill(-pids[i], SIGKILL), (void)kill(pids[i], SIGKILL);
+}
+END_TEST
+
+static void kill_supervisor(pid_t supervisor)
+{
+        ck_assert_int_eq(kill(supervisor, SIGKILL), 0);
+        for (int i = 0; i < 500 && processes_n_running(w.processes) > 0; i++)
+                run_for(10000);
+        ck_assert_uint_eq(processes_n_running(w.processes), 0);
+}
+
+/* The command has ended by itself and left something: that is nobody's to end, at guestd's next start either. */
+START_TEST(left_behind_over_a_restart)
+{
+        _cleanup_free_ char *script = NULL;
+        ck_assert_int_gt(asprintf(&script,
+                                  "sleep 1000 & echo $! >%s.left; echo $PPID >%s.supervisor; exit 3",
+                                  w.jobs_dir, w.jobs_dir),
+                         0);
+        start_script("ce", script, "{\"detach\":true}");
+        pid_t left = read_pid("left");
+        wait_until(&w.n_exited, 1);
+        kill_supervisor(read_pid("supervisor"));
+        w.processes = processes_free(w.processes);
+        processes_up(USEC_PER_SEC / 2);
+        processes_resend(w.processes);
+        ck_assert_uint_eq(w.n_exited, 2);
+        ck_assert_int_eq(message_int(w.exited, "exit_status", -1), 3);
+        run_for(100000);
+        ck_assert(waitpid(left, NULL, WNOHANG) == 0);
+        ck_assert_int_eq(kill(left, SIGKILL), 0);
+        wait_no_children();
 }
 END_TEST
 
@@ -153,6 +186,7 @@ END_TEST
 SUITE_AROUND("process-detached", setup, teardown,
              { guestd_ends },
              { supervisor_is_killed },
+             { left_behind_over_a_restart },
              { detached_output_is_kept },
              { detached_output_is_bounded },
              { detached_with_a_terminal },
