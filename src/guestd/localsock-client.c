@@ -103,9 +103,8 @@ static void client_settle(LocalClient *c)
                 local_client_drop(c);
                 return;
         }
-        bool reads = !c->is_parked && !c->is_ending && !c->is_eof &&
-                             c->n_out<OUTPUT_PAUSE, writes = c->n_out> 0 ||
-                     client_is_behind(c);
+        bool reads = !c->is_parked && !c->is_ending && !c->is_eof && c->n_out < OUTPUT_PAUSE;
+        bool writes = c->n_out > 0 || client_is_behind(c);
         loop_fd_set_events(c->source, (short)((reads ? POLLIN : 0) | (writes ? POLLOUT : 0)));
 }
 
