@@ -262,7 +262,7 @@ def test_exit_status_of_a_job_that_does_not_stay(host, n, wait):
                                    env=host.hostd.env)
         time.sleep(wait)
         assert command.communicate(timeout=20)[0] == b"x" * n and command.returncode == 7
-        eventually(lambda: "exec" not in [job[3] for job in host.client.manager("ListJobs")], 10, "it does not stay")
+        eventually(lambda: "done" not in [job[4] for job in host.client.manager("ListJobs")], 10, "it does not stay")
     finally:
         two.serve.clear()
         two.opens.clear()

@@ -71,7 +71,7 @@ static void kill_supervisor(pid_t supervisor)
         ck_assert_uint_eq(processes_n_running(w.processes), 0);
 }
 
-/* The command has ended by itself and left something: that is nobody's to end, at guestd's next start either. */
+/* The command has ended by itself and left something: nobody is to end that, guestd's next start neither. */
 START_TEST(left_behind_over_a_restart)
 {
         _cleanup_free_ char *script = NULL;

@@ -21,6 +21,7 @@ START_TEST(exit_status_and_signal)
 {
         start_script("a1", "exit 7", "{}");
         ck_assert_int_gt(message_int(w.reply, "pid", 0), 1);
+        ck_assert_int_eq(message_int(w.reply, "grace", 0), USEC_PER_SEC / 2);
         wait_until(&w.n_exited, 1);
         ck_assert_str_eq(message_str(w.exited, "id", ""), "a1");
         ck_assert_str_eq(message_str(w.exited, "method", ""), "process.exited");
