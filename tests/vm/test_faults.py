@@ -153,8 +153,8 @@ def test_guestd_stopped(vm, lab, client, load, undisturbed, rng):
     lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c",
                 f"p={client.guestd_pid('lab')}; sleep 1; kill -STOP $p; sleep 8; kill -CONT $p; echo 'lab: continued' >/dev/console", check=True)
     eventually(lambda: client.state("lab") != "ready", 8, "its silence noticed")
-    n = vm.console().count("lab: continued")
-    eventually(lambda: vm.console().count("lab: continued") > n, 30, "guestd continued", every=0.02)
+    n = vm.said("lab: continued")
+    eventually(lambda: vm.said("lab: continued") > n, 30, "guestd continued", every=0.02)
     ready_again(client, time.monotonic())
     load.judge()
 

@@ -262,11 +262,14 @@ class Starved:
 
 
 def flap(path, n):
-    for _ in range(n):
+    """n connections, each of which QEMU has accepted before the next one is made."""
+    deadline = time.monotonic() + 30
+    while n > 0 and time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(5)
             try:
                 s.connect(path)
+                n -= 1
             except BlockingIOError:  # the queue in front of QEMU is full
                 pass
             time.sleep(0.003)
@@ -277,7 +280,7 @@ def test_flapping_overflows_the_control_queue(lab, vm, client, port, without_hos
     """32 words fit; "closed" gets lost, and the guest writes to nobody. One connection more repairs it, and so does hostd's."""
     for n in range(12):
         # What it keeps of the flapping is an even number of words if it is starved well: the first one decides what the last is.
-        s = port.connect() if n % 2 else None
+        s = port.connect() if n % 2 == 0 else None
         eventually(lambda s=s: ("HUP" in port.poll()) == (s is None), 5, "the guest's knowledge")
         with Starved(vm):
             if s:
@@ -435,8 +438,8 @@ def test_driver_is_unbound(lab, vm, client, port):
         lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c",
                     "cd /sys/bus/virtio/drivers/virtio_console; d=$(basename $(echo virtio*));"
                     " echo $d > unbind; sleep 1; echo $d > bind; echo 'lab: bound' > /dev/console", check=True)
-        n = vm.console().count("lab: bound")
-        eventually(lambda: vm.console().count("lab: bound") > n, 10, "the driver", every=0.02)
+        n = vm.said("lab: bound")
+        eventually(lambda: vm.said("lab: bound") > n, 10, "the driver", every=0.02)
         ready_again(client, time.monotonic())
         assert port.poll() == ["HUP"]
         port.guest_close()
@@ -460,7 +463,7 @@ def test_suspend_with_a_full_queue(lab, vm, client, port):
         lab.vmferry("exec", "--detach", "lab", "--", "sh", "-c",
                     "echo devices > /sys/power/pm_test; sleep 1; echo mem > /sys/power/state; echo 'lab: awake' > /dev/console",
                     check=True)
-        eventually(lambda: "lab: awake" in vm.console(), 60, "the end of its sleep", every=0.02)
+        eventually(lambda: vm.said("lab: awake"), 60, "the end of its sleep", every=0.02)
         ready_again(client, time.monotonic())
         assert port.read() == b""
         assert len(port.receive(s)) < accepted

@@ -191,6 +191,10 @@ class Domain:
         except FileNotFoundError:  # the lab has gone
             return ""
 
+    def said(self, line):
+        """How often the console had this line; the log of a command that has it among its words is another one."""
+        return len(re.findall(rf"^{re.escape(line)}\r*$", self.console(), re.M))
+
     def guestd_starts(self):
         return self.console().count("lab: guestd starts")
 
