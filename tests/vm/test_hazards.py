@@ -2,7 +2,6 @@
 """What virtio-serial does to those who believe in it: each hazard is shown on a bare port first, with the same fault, and then
 vmferry's pair in the same machine is ready again, and has lost nothing that it had acknowledged."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -225,40 +224,22 @@ def test_no_half_duplex(lab, vm, client, port, without_hostd):
 # 2.7
 
 
-def hog(cpu):
-    os.sched_setaffinity(0, {cpu})
-    while True:
-        pass
+class Busy:
+    """The guest's kernel does nothing about what it is told: it stays in the control queue, of which 32 words fit."""
 
-
-class Starved:
-    """The virtual CPU gets next to nothing of the real one, while QEMU's main loop runs."""
-
-    def __init__(self, vm):
-        need(os.geteuid() == 0, "root, to starve a virtual CPU")
-        pid = vm.qemu_pid()
-        self.tids = []
-        for tid in map(int, os.listdir(f"/proc/{pid}/task")):
-            with open(f"/proc/{pid}/task/{tid}/comm") as file:
-                if file.read().startswith("CPU "):
-                    self.tids.append(tid)
-        assert self.tids
-        self.cpus = os.sched_getaffinity(0)
+    def __init__(self, vm, seconds=4):
+        self.vm, self.seconds = vm, seconds
 
     def __enter__(self):
-        cpu = min(self.cpus)
-        self.hog = multiprocessing.get_context("spawn").Process(target=hog, args=(cpu,), daemon=True)
-        self.hog.start()
-        for tid in self.tids:
-            os.sched_setaffinity(tid, {cpu})
-            os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+        self.n = self.vm.said("lab: idle"), self.vm.said("lab: busy")
+        # By then the guest knows that this connection is over: another word would change what the last one is.
+        says(self.vm.channel_path(bare.SHELL),
+             f"sleep 1; echo 'lab: busy' >/dev/console; bare busy {self.seconds * 1000}; echo 'lab: idle' >/dev/console\n".encode())
+        eventually(lambda: self.vm.said("lab: busy") > self.n[1], 10, "a busy guest", every=0.02)
+        time.sleep(0.3)
 
     def __exit__(self, *_):
-        self.hog.kill()
-        self.hog.join()
-        for tid in self.tids:
-            os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
-            os.sched_setaffinity(tid, self.cpus)
+        eventually(lambda: self.vm.said("lab: idle") > self.n[0], 30, "an idle guest", every=0.02)
 
 
 def flap(path, n):
@@ -275,29 +256,29 @@ def flap(path, n):
             time.sleep(0.003)
 
 
+def overflow(vm, path):
+    """What the guest keeps is an even number of words that begin with "closed"."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(path)
+        time.sleep(0.5)
+        with Busy(vm):
+            s.close()
+            flap(path, 60)
+
+
 @pytest.mark.slow
 def test_flapping_overflows_the_control_queue(lab, vm, client, port, without_hostd):
     """32 words fit; "closed" gets lost, and the guest writes to nobody. One connection more repairs it, and so does hostd's."""
-    for n in range(12):
-        # What it keeps of the flapping is an even number of words if it is starved well: the first one decides what the last is.
-        s = port.connect() if n % 2 == 0 else None
-        eventually(lambda s=s: ("HUP" in port.poll()) == (s is None), 5, "the guest's knowledge")
-        with Starved(vm):
-            if s:
-                s.close()
-            flap(vm.channel_path(port.port), 120)
-        time.sleep(0.5)
+    for _ in range(4):
+        overflow(vm, vm.channel_path(port.port))
+        ready_again(client, time.monotonic())
         if "HUP" not in port.poll():
             break
     else:
         pytest.fail("the guest has understood all of it")
     assert "OUT" in port.poll() and port.write(4096) == 4096
     port.settle()
-
-    def flap_control():
-        with Starved(vm):
-            flap(vm.channel_path(CONTROL), 120)
-    without_hostd(flap_control)
+    without_hostd(lambda: overflow(vm, vm.channel_path(CONTROL)))
 
 
 # 2.8

@@ -8,6 +8,7 @@
  *   bare kexec KERNEL INITRD     into another kernel, with the command line of this one
  *   bare shell PORT              runs the lines that come, without an answer
  *   bare limit PID SECONDS       no descriptor more than it has, for so long
+ *   bare busy MSEC               nothing else runs, no thread of the kernel either; interrupts are taken
  */
 
 #define _GNU_SOURCE
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -243,6 +245,17 @@ static void limit(pid_t pid, unsigned seconds)
                 die("prlimit");
 }
 
+static void busy(int msec)
+{
+        const struct sched_param most = { .sched_priority = 99 };
+        FILE *f = fopen("/proc/sys/kernel/sched_rt_runtime_us", "w");
+
+        if (!f || fputs("-1", f) < 0 || fclose(f) != 0 || sched_setscheduler(0, SCHED_FIFO, &most) < 0)
+                die("busy");
+        for (long long end = now_msec() + msec; now_msec() < end;)
+                ;
+}
+
 /* Blocking: poll(2) would not wait without a client, and neither does read(2). */
 static void shell(const char *name)
 {
@@ -292,6 +305,10 @@ int main(int argc, char **argv)
         }
         if (argc == 4 && !strcmp(argv[1], "limit")) {
                 limit(atoi(argv[2]), (unsigned)atoi(argv[3]));
+                return 0;
+        }
+        if (argc == 3 && !strcmp(argv[1], "busy")) {
+                busy(atoi(argv[2]));
                 return 0;
         }
         if (argc < 3)
