@@ -149,7 +149,8 @@ def test_migrated_and_back(lab, vm, client, elsewhere, undisturbed):
         for i, (old, new, old_client, new_client) in enumerate(
                 [(lab.libvirtd, there, client, there_client), (there, lab.libvirtd, there_client, client)]):
             socket = lab.place.file(f"lv/migration-{i}")
-            old.virsh("migrate", "--live", "--unsafe", "lab", new.uri, "--migrateuri", f"unix://{socket}", timeout=120)
+            # Not --live: under emulation QEMU misses pages that are written meanwhile, and now and then a guest's kernel with it.
+            old.virsh("migrate", "--unsafe", "lab", new.uri, "--migrateuri", f"unix://{socket}", timeout=120)
             since = time.monotonic()
             eventually(lambda: state(new_client) == "ready", 5, "ready at its new host", every=0.02)
             ready_again(new_client, since)
