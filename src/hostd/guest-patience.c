@@ -142,6 +142,10 @@ static void tick_up(Guest *g, uint64_t now)
                 link_probe(g, now);
                 return;
         }
+        if (channel_has_input(l->channel)) {
+                l->probe_at = now; /* we are late ourselves, and have not read what it says */
+                return;
+        }
         g->counters.n_silences++;
         if (channel_has_unread(l->channel)) {
                 l->n_deaf = LINK_DEAF_MAX; /* no deafness that reconnecting could heal */

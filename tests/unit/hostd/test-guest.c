@@ -26,7 +26,8 @@ typedef struct Peer {
         int listen_fd, fd;
         LoopWatch *listen_watch, *watch;
         Session *session;
-        bool is_deaf; /* reads and says nothing */
+        bool is_deaf;        /* reads and says nothing */
+        uint64_t stall_usec; /* once */
         unsigned n_accepted, n_requests;
 } Peer;
 
@@ -95,6 +96,9 @@ static void on_peer_readable(void *userdata, uint32_t events)
                 if (e.type == SESSION_EVENT_REQUEST)
                         peer_request(&e);
         peer_flush();
+        if (peer.stall_usec > 0)
+                (void)usleep((useconds_t)peer.stall_usec);
+        peer.stall_usec = 0;
 }
 
 static void on_peer_connection(void *userdata, uint32_t events)
@@ -431,6 +435,25 @@ START_TEST(test_deaf)
 }
 END_TEST
 
+/* Whoever was not on a processor for so long finds the answer and the end of its patience together. */
+START_TEST(test_late_itself)
+{
+        set_up();
+        UNTIL(is_state(GUEST_READY), 2000);
+        ask("hang", USEC_INFINITY);
+        UNTIL(peer.n_requests == 1, 1000);
+        peer.stall_usec =
+                2500 * USEC_PER_MSEC; /* in the turn that answers the question what is the matter */
+        UNTIL(peer.stall_usec == 0, 6000);
+        for (int i = 0; i < 20; i++)
+                (void)g_main_context_iteration(NULL, FALSE);
+        ck_assert_int_eq(replied, -1);
+        ck_assert_uint_eq(guest_counters(guest)->n_silences, 0);
+        ck_assert(is_state(GUEST_READY));
+        tear_down();
+}
+END_TEST
+
 START_TEST(test_reboot)
 {
         set_up();
@@ -545,6 +568,6 @@ START_TEST(test_free_with_requests)
 END_TEST
 
 SUITE("guest", { test_ready }, { test_from_guest }, { test_timeout_and_cancel }, { test_not_ready },
-      { test_busy }, { test_lost_and_back }, { test_keepalive, 5 }, { test_deaf }, { test_reboot },
-      { test_another_domain_id },
-      { test_pause }, { test_garbage }, { test_free_with_requests })
+      { test_busy }, { test_lost_and_back }, { test_keepalive, 5 }, { test_deaf }, { test_late_itself },
+      { test_reboot }, { test_another_domain_id }, { test_pause }, { test_garbage },
+      { test_free_with_requests })
