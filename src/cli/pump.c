@@ -93,15 +93,21 @@ bool pump_is_stuck(const Pump *p)
         return !pump_is_over(p) && p->n > p->offset;
 }
 
-/* How much can be written without waiting: of a pipe that is writable PIPE_BUF. O_NONBLOCK would be set for
- * all who have this description, the shell among them. */
-static size_t pump_room(const Pump *p)
+/* Of a pipe that is writable PIPE_BUF can be written without waiting. O_NONBLOCK would be set for all who
+ * have this description, the shell among them. */
+static bool pump_may_wait(const Pump *p)
+{
+        struct stat st;
+
+        return !p->owns_out && (fstat(p->out, &st) < 0 || !S_ISREG(st.st_mode));
+}
+
+static size_t pump_room(const Pump *p, bool may_wait)
 {
         struct pollfd polled = { .fd = p->out, .events = POLLOUT };
         size_t n = p->n - p->offset;
-        struct stat st;
 
-        if (n == 0 || p->owns_out || (fstat(p->out, &st) == 0 && S_ISREG(st.st_mode)))
+        if (n == 0 || !may_wait)
                 return n;
         return poll(&polled, 1, 0) > 0 ? MIN(n, (size_t)PIPE_BUF) : 0;
 }
@@ -117,7 +123,8 @@ void pump_step(Pump *p, const struct pollfd *polled)
                 if (pump_is_over(p) || p->n == p->offset)
                         return;
         }
-        while ((n = pump_room(p)) > 0) {
+        bool may_wait = pump_may_wait(p);
+        while ((n = pump_room(p, may_wait)) > 0) {
                 ssize_t l = write(p->out, p->buffer + p->offset, n);
 
                 if (l < 0) {
