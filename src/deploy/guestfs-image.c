@@ -212,10 +212,11 @@ static int find_root(GuestfsImage *i)
 
 static char *read_architecture(GuestfsImage *i)
 {
-        char *architecture = i->is_inspected ? i->fs->inspect_get_arch(i->g, i->root) : NULL;
+        char *architecture = NULL;
 
-        for (const char *const *program = system_programs; !i->is_inspected && !architecture && *program;
-             program++)
+        if (i->is_inspected)
+                return i->fs->inspect_get_arch(i->g, i->root);
+        for (const char *const *program = system_programs; !architecture && *program; program++)
                 architecture = i->fs->file_architecture(i->g, *program);
         return architecture;
 }
