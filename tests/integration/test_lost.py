@@ -69,18 +69,24 @@ class Lost:
         self.peer.control.hello_req()
         eventually(lambda: self.peer.control.n_sessions > n and self.client.state(NAME) == "ready", 10, "a new session")
 
-    def begins(self, **how):
-        """The id of a command whose start it does not confirm before the session breaks, and whose caller was told so."""
-        ended, before = [], len(self.asked)
+    def calls(self, **how):
+        """Who waits for a command in a thread, and how that has ended: the answer, or the error's name."""
+        ended = []
 
         def run():
             try:
-                ended.append(self.client.run(NAME, "sleep", "1000", wait=25, **how))
+                ended.append(self.client.run(NAME, "sleep", "1000", **how))
             except BusError as e:
                 ended.append(e.name)
 
         caller = threading.Thread(target=run)
         caller.start()
+        return caller, ended
+
+    def begins(self, **how):
+        """The id of a command whose start it does not confirm before the session breaks, and whose caller was told so."""
+        before = len(self.asked)
+        caller, ended = self.calls(wait=25, **how)
         eventually(lambda: len(self.asked) > before, 10, "a start")
         self.breaks()
         caller.join(30)
@@ -249,16 +255,7 @@ def runs(lost, answer=(), **how):
     lost.answers["process.start"] = {"pid": 2, **dict(answer)}
     lost.leaves()
     lost.comes(stdio=lambda port, s: port.opened(s), stderr=lambda port, s: port.opened(s))
-    ended = []
-
-    def run():
-        try:
-            ended.append(lost.client.run(NAME, "sleep", "1000", wait=60, **how))
-        except BusError as e:
-            ended.append(e.name)
-
-    caller = threading.Thread(target=run)
-    caller.start()
+    caller, ended = lost.calls(wait=60, **how)
     (start,) = lost.told("process.start")
     return start["id"], job_of(lost), caller, ended
 
