@@ -42,6 +42,7 @@ typedef struct Supervisor {
         uid_t uid;
         int wait_status;
         bool has_exited, is_tree_empty, has_timed_out, is_ending, is_leaving;
+        bool is_exit_news; /* to be told at the end of this turn */
         int signal_fd, listener;
         int output[2];
         int job_fd;
@@ -158,8 +159,12 @@ static void status_save(Supervisor *s)
                 (void)fs_write_file_atomic(path, text, (size_t)n, 0600);
 }
 
+/* Behind the answers of this turn: a signal that was asked for is done before its process has ended. */
 static void exit_tell(Supervisor *s)
 {
+        if (!s->is_exit_news)
+                return;
+        s->is_exit_news = false;
         status_save(s);
         say_to(s, CLIENT_GUESTD, SUPERVISOR_EXITED, s->wait_status, s->has_timed_out);
 }
@@ -181,7 +186,7 @@ static void on_child(Supervisor *s)
                 s->wait_status = status;
                 s->check_usec = CHECK_USEC;
                 s->check_at = fs_now_usec();
-                exit_tell(s);
+                s->is_exit_news = true;
         }
 }
 
@@ -201,8 +206,7 @@ static void on_timeout(Supervisor *s)
                 return;
         s->has_timed_out = true;
         tree_end(s);
-        if (s->has_exited)
-                exit_tell(s);
+        s->is_exit_news |= s->has_exited;
 }
 
 static void client_drop(Supervisor *s, size_t i)
@@ -477,9 +481,11 @@ _Noreturn void supervisor_run(const SupervisorSpec *spec)
                 (void)supervisor_say(spec->control_fd, SUPERVISOR_FAILED, e.stage, -r);
         else {
                 (void)say_started(&s, spec->control_fd);
-                while (!is_over(&s))
+                while (!is_over(&s)) {
                         if (supervisor_turn(&s) < 0) /* no memory to wait in: nobody can wait for this job */
                                 tree_end_now(&s), (void)usleep(KILL_AGAIN_USEC);
+                        exit_tell(&s);
+                }
                 tree_release(&s.tree);
         }
         if (s.listener >= 0)
