@@ -8,14 +8,14 @@
  *   bare-port serve DEVICE                    in the guest, for ever
  *   bare-port push SOCKET FILE GUEST-FILE     prints seconds
  *   bare-port pull SOCKET GUEST-FILE FILE
- *   bare-port echo SOCKET COUNT               prints one round trip a line, in microseconds
- *   bare-port flood SOCKET SECONDS            keeps the port busy host to guest
+ *   bare-port echo SOCKET COUNT EVERY         prints one round trip a line, in microseconds
+ *   bare-port flood SOCKET SECONDS FILE GUEST-FILE      pushes the file, again and again
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +23,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "pace.h"
 
 #define BLOCK 32768u /* what one write(2) to the port takes, and what reads best on the host */
 #define NAME_SIZE 240u
@@ -43,25 +44,36 @@ static void die(const char *what)
         exit(1);
 }
 
-static double now(void)
+/* A port without a client reads as empty at once, and polls as hung up: what tells of a client is SIGIO,
+ * asked for here alone, so that it costs nothing while there is one. */
+static ssize_t port_wait(int fd, void *buf, size_t n)
 {
-        struct timespec ts;
+        int flags = fcntl(fd, F_GETFL);
+        sigset_t sigio;
+        ssize_t l;
 
-        (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-        return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+        (void)sigemptyset(&sigio);
+        (void)sigaddset(&sigio, SIGIO);
+        if (sigprocmask(SIG_BLOCK, &sigio, NULL) < 0 || fcntl(fd, F_SETOWN, getpid()) < 0 ||
+            fcntl(fd, F_SETFL, flags | O_ASYNC) < 0)
+                die("SIGIO");
+        while ((l = read(fd, buf, n)) == 0)
+                (void)sigtimedwait(&sigio, NULL, &(struct timespec){ .tv_sec = 1 });
+        (void)fcntl(fd, F_SETFL, flags);
+        return l;
 }
 
-/* A port without a client reads as empty at once: that is no end. */
 static size_t port_read(int fd, void *buf, size_t n)
 {
         for (;;) {
                 ssize_t l = read(fd, buf, n);
 
+                if (l == 0)
+                        l = port_wait(fd, buf, n);
                 if (l > 0)
                         return (size_t)l;
-                if (l < 0 && errno != EINTR && errno != EAGAIN)
+                if (errno != EINTR && errno != EAGAIN)
                         die("read");
-                (void)usleep(1000);
         }
 }
 
@@ -142,11 +154,6 @@ static void serve(const char *device)
                                 write_whole(port, block, 64);
                         }
                         break;
-                case 'd':
-                        for (uint64_t left = q.size; left > 0;)
-                                left -= port_read(port, block, left < BLOCK ? (size_t)left : BLOCK);
-                        write_whole(port, "k", 1);
-                        break;
                 default:
                         fprintf(stderr, "bare-port: what is '%c'?\n", q.verb);
                         exit(1);
@@ -193,11 +200,11 @@ int main(int argc, char **argv)
         if (argc < 4) {
                 fprintf(stderr, "usage: bare-port serve DEVICE | push SOCKET FILE GUEST-FILE | pull SOCKET "
                                 "GUEST-FILE FILE | "
-                                "echo SOCKET COUNT | flood SOCKET SECONDS\n");
+                                "echo SOCKET COUNT EVERY | flood SOCKET SECONDS FILE GUEST-FILE\n");
                 return 2;
         }
         fd = dial(argv[2]);
-        start = now();
+        start = pace_now();
         if (argc == 5 && strcmp(argv[1], "push") == 0) {
                 file = open(argv[3], O_RDONLY | O_CLOEXEC);
                 if (file < 0 || fstat(file, &st) < 0)
@@ -205,7 +212,7 @@ int main(int argc, char **argv)
                 request(fd, 'w', argv[4], (uint64_t)st.st_size);
                 file_to_port(file, fd, (uint64_t)st.st_size);
                 read_whole(fd, block, 1);
-                printf("%.6f\n", now() - start);
+                printf("%.6f\n", pace_now() - start);
         } else if (argc == 5 && strcmp(argv[1], "pull") == 0) {
                 file = open(argv[4], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
                 if (file < 0)
@@ -213,25 +220,30 @@ int main(int argc, char **argv)
                 request(fd, 'r', argv[3], 0);
                 read_whole(fd, &q, sizeof(q));
                 port_to_file(fd, file, q.size);
-                printf("%.6f\n", now() - start);
-        } else if (strcmp(argv[1], "echo") == 0) {
+                printf("%.6f\n", pace_now() - start);
+        } else if (argc == 5 && strcmp(argv[1], "echo") == 0) {
                 uint64_t n = strtoull(argv[3], NULL, 10);
+                Pace pace;
 
                 request(fd, 'e', "", n);
                 memset(block, 'x', 64);
+                pace_init(&pace, argv[4]);
                 for (uint64_t i = 0; i < n; i++) {
-                        start = now();
+                        pace_begin(&pace);
                         write_whole(fd, block, 64);
                         read_whole(fd, block, 64);
-                        printf("%.1f\n", (now() - start) * 1e6);
+                        printf("%.1f\n", pace_end(&pace));
                 }
-        } else if (strcmp(argv[1], "flood") == 0) {
+        } else if (argc == 6 && strcmp(argv[1], "flood") == 0) {
                 double end = start + strtod(argv[3], NULL);
 
-                while (now() < end) {
-                        request(fd, 'd', "", 64 * (uint64_t)BLOCK);
-                        for (int i = 0; i < 64; i++)
-                                write_whole(fd, block, BLOCK);
+                file = open(argv[4], O_RDONLY | O_CLOEXEC);
+                if (file < 0 || fstat(file, &st) < 0)
+                        die(argv[4]);
+                while (pace_now() < end) {
+                        request(fd, 'w', argv[5], (uint64_t)st.st_size);
+                        (void)lseek(file, 0, SEEK_SET);
+                        file_to_port(file, fd, (uint64_t)st.st_size);
                         read_whole(fd, block, 1);
                 }
         } else

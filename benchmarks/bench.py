@@ -241,7 +241,8 @@ class Bench:
             channels.append((AGENT, None))
             self._ssh_keys(place.directory("bench-root", "etc", "ssh"))
         image = Image(place, "bench", files=files, modules=("failover", "net_failover", "virtio_net"), root=root)
-        self.domain = Domain(self.lab.libvirtd, place, "bench", image, memory=memory, channels=channels, start=False)
+        self.domain = Domain(self.lab.libvirtd, place, "bench", image, memory=memory, channels=channels,
+                             allocated=True, start=False)
         self._add_network(place)
         self.domain.start()
         self.lab.client.wait_ready("bench", 120)
