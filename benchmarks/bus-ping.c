@@ -2,8 +2,8 @@
 
 /*
  * Round trips over D-Bus from a caller that costs little: a method without arguments is called COUNT times.
- * One round trip a line, in microseconds, and what the method returned if it is a number (Ping: the round trip
- * beyond the bus).
+ * One round trip a line, in microseconds, and what the method returned if it is a number (Ping: the round
+ * trip beyond the bus).
  *
  *   bus-ping PATH INTERFACE METHOD COUNT EVERY      of org.vmferry1 on the bus of DBUS_SESSION_BUS_ADDRESS
  */
@@ -44,7 +44,8 @@ int main(int argc, char **argv)
                 usec = pace_end(&pace);
                 if (r < 0)
                         fprintf(stderr, "bus-ping: %s\n", error.message ? error.message : strerror(-r));
-                else if (sd_bus_message_has_signature(reply, "t") && sd_bus_message_read(reply, "t", &number) >= 0)
+                else if (sd_bus_message_has_signature(reply, "t") &&
+                         sd_bus_message_read(reply, "t", &number) >= 0)
                         printf("%.1f %" PRIu64 "\n", usec, number);
                 else
                         printf("%.1f\n", usec);

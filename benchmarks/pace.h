@@ -3,9 +3,10 @@
 #pragma once
 
 /*
- * Round trips at a rate of their own: each begins at a random moment, EVERY microseconds after the one before on
- * average, or at once with 0. What goes as fast as it can meets a pause of the machine the less often, the more of
- * its round trips fit between two; so two that differ in length can be compared by a percentile at one rate only.
+ * Round trips at a rate of their own: each begins at a random moment, EVERY microseconds after the one
+ * before on average, or at once with 0. What goes as fast as it can meets a pause of the machine the less
+ * often, the more of its round trips fit between two; so two that differ in length can be compared by a
+ * percentile at one rate only.
  */
 
 #include <inttypes.h>
@@ -36,8 +37,9 @@ static inline void pace_begin(Pace *p)
         double wait = p->next - pace_now();
 
         if (p->every_usec > 0 && wait > 0)
-                (void)nanosleep(&(struct timespec){ (time_t)wait, (long)((wait - (double)(time_t)wait) * 1e9) },
-                                NULL);
+                (void)nanosleep(
+                        &(struct timespec){ (time_t)wait, (long)((wait - (double)(time_t)wait) * 1e9) },
+                        NULL);
         p->start = pace_now();
         /* between half of it and one and a half */
         p->next = p->start + (double)p->every_usec * (0.5 + (double)random() / RAND_MAX) / 1e6;
