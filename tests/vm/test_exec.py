@@ -300,15 +300,6 @@ def test_resize_is_there_when_answered(client, vm, rounds):
     assert e.value.name == "NotFound"
 
 
-def test_signal_that_ends_is_answered_well(client, vm):
-    for _ in range(30):
-        p = Process(client, "sleep", "2782")
-        p.kill(9)
-        assert client.wait_job(p.path, 20)["State"] == "done"
-        for fd in p.stdin, p.stdout, p.stderr:
-            os.close(fd)
-
-
 def test_signal_is_there_when_answered(client, vm):
     p = Process(client, "sleep", "2781")
     pid = client.get(p.path, PROCESS, "GuestPid")

@@ -320,6 +320,8 @@ START_TEST(kill_ends_the_tree)
         ck_assert(!is_alive(pids[0]) && !is_alive(pids[1]));
         start_hydra("ab", "{\"stdout\":true}", pids);
         ck_assert_str_eq(call("process.kill", "{\"id\":\"ab\",\"signal\":9}"), "");
+        /* Its end is told behind that: who hears of it may forget it, and with it the question. */
+        ck_assert_uint_eq(w.n_exited, 1);
         wait_no_children();
         ck_assert(!is_alive(pids[0]) && !is_alive(pids[1]));
         /* One signal to the command alone. */
